@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: MIT
+/* The read-only bytes of a file, mapped and shared by reference counting (thread safe). */
+#ifndef MOON_IO_BYTES_H
+#define MOON_IO_BYTES_H
+
+#include "moon.h"
+
+typedef struct moon_bytes moon_bytes;
+
+/* Maps a regular file. Owned by the caller: one reference. A directory, a FIFO, a device or an
+ * unreadable path fails without blocking; the mapping touches no page. MOON_ENOENT, MOON_EIO,
+ * MOON_EINVAL (not a regular file). */
+moon_status moon_bytes_open(moon_bytes **out, const char *path, moon_err *err);
+
+moon_bytes *moon_bytes_retain(moon_bytes *bytes);
+void moon_bytes_release(moon_bytes *bytes); /* NULL is fine; unmaps with the last reference */
+
+const uint8_t *moon_bytes_data(const moon_bytes *bytes); /* borrowed; NULL when the size is 0 */
+size_t moon_bytes_size(const moon_bytes *bytes);
+
+#endif

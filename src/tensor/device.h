@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: MIT
+/* A place where tensors live and operations run in order: the CPU now, GPUs as plugins. */
+#ifndef MOON_TENSOR_DEVICE_H
+#define MOON_TENSOR_DEVICE_H
+
+#include "moon.h"
+
+typedef struct moon_ops moon_ops; /* ops.h */
+
+/* One object per device for the whole process; never freed. A backend embeds it as its first member. */
+typedef struct moon_device {
+  const char *name;    /* "cpu", "cuda:0" */
+  const moon_ops *ops; /* the table this device runs; may be exchanged while no job runs */
+} moon_device;
+
+moon_device *moon_cpu(void);
+
+/* "auto", "cpu"; MOON_EDEVICE names the devices there are. Borrowed. */
+moon_status moon_device_find(moon_device **out, const char *name, moon_err *err);
+
+/* The CPU's instruction sets, best first, that this machine has: "avx512", "avx2", "v2".
+ * "reference" (the plain kernels) is always the last. NULL after the end. */
+const char *moon_cpu_instruction_set_name(int index);
+const char *moon_cpu_instruction_set(void); /* the one in use */
+moon_status moon_cpu_use_instruction_set(const char *name, moon_err *err); /* MOON_EDEVICE: not here */
+
+int moon_cpu_threads(void);          /* that kernels use */
+void moon_cpu_set_threads(int n);    /* n >= 1 */
+
+#endif
