@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MIT
+/* The CPU device: one table per instruction set, the best one chosen by cpuid. */
+#include "tensor/ops_cpu.h"
+
+#include <omp.h>
+#include <pthread.h>
+#include <string.h>
+
+enum { N_SETS = 4 };
+
+/* Best first. */
+static struct {
+  const char *name;
+  void (*add)(moon_ops *table);
+  moon_ops table;
+  bool here;
+} sets[N_SETS] = {
+    {.name = "avx512", .add = moon_ops_add_avx512},
+    {.name = "avx2", .add = moon_ops_add_avx2},
+    {.name = "v2", .add = moon_ops_add_v2},
+    {.name = "reference"},
+};
+
+static moon_device cpu = {.name = "cpu"};
+static atomic_int n_threads;
+
+static bool has_avx2(void) {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c");
+}
+
+static bool has_avx512(void) {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+
+static void init(void) {
+  sets[0].here = has_avx512();
+  sets[1].here = has_avx2();
+  sets[2].here = sets[3].here = true; /* the whole build needs x86-64-v2 */
+  for (int i = 0; i < N_SETS; i++) {
+    sets[i].table = moon_ops_reference;
+    sets[i].table.name = sets[i].name;
+    if (sets[i].add)
+      sets[i].add(&sets[i].table);
+    if (sets[i].here && !cpu.ops)
+      cpu.ops = &sets[i].table;
+  }
+  atomic_store(&n_threads, omp_get_num_procs());
+}
+
+moon_device *moon_cpu(void) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, init);
+  return &cpu;
+}
+
+const char *moon_cpu_instruction_set_name(int index) {
+  moon_cpu();
+  for (int i = 0; i < N_SETS; i++)
+    if (sets[i].here && index-- == 0)
+      return sets[i].name;
+  return NULL;
+}
+
+const char *moon_cpu_instruction_set(void) {
+  return moon_cpu()->ops->name;
+}
+
+moon_status moon_cpu_use_instruction_set(const char *name, moon_err *err) {
+  moon_cpu();
+  for (int i = 0; i < N_SETS; i++)
+    if (sets[i].here && !strcmp(sets[i].name, name)) {
+      cpu.ops = &sets[i].table;
+      return MOON_OK;
+    }
+  return moon_fail(err, MOON_EDEVICE, "instruction set: this CPU has no \"%s\"; its best is %s",
+                   name, moon_cpu_instruction_set_name(0));
+}
+
+int moon_cpu_threads(void) {
+  moon_cpu();
+  return atomic_load(&n_threads);
+}
+
+void moon_cpu_set_threads(int n) {
+  moon_cpu();
+  atomic_store(&n_threads, n);
+}
