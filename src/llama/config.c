@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: MIT
+#include "llama/config.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "io/bytes.h"
+
+/* Far above any published Llama, low enough that products of two fit into 63 bits. */
+enum { MAX_DIM = 1 << 24, MAX_LAYERS = 4096 };
+
+static moon_status bad(moon_err *err, const char *field, const char *expected,
+                       const json_t *found) {
+  char *text = found ? json_dumps(found, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
+  moon_status status = moon_fail(err, MOON_EFORMAT, "%s: found %.80s, expected %s", field,
+                                 found ? (text ? text : "?") : "nothing", expected);
+  free(text);
+  return status;
+}
+
+/* A whole number in 1 .. limit; `fallback` where the field is missing or null (0: it is required).
+ */
+static moon_status get_count(int64_t *out, const json_t *object, const char *field, int64_t limit,
+                             int64_t fallback, moon_err *err) {
+  const json_t *value = json_object_get(object, field);
+  if ((!value || json_is_null(value)) && fallback > 0)
+    return *out = fallback, MOON_OK;
+  if (!json_is_integer(value) || json_integer_value(value) < 1 || json_integer_value(value) > limit)
+    return bad(err, field, "a positive whole number", value);
+  return *out = json_integer_value(value), MOON_OK;
+}
+
+static moon_status get_positive(double *out, const json_t *object, const char *field,
+                                double fallback, moon_err *err) {
+  const json_t *value = json_object_get(object, field);
+  if (!value && fallback > 0)
+    return *out = fallback, MOON_OK;
+  if (!json_is_number(value) || !(json_number_value(value) > 0) || isinf(json_number_value(value)))
+    return bad(err, field, "a positive number", value);
+  return *out = json_number_value(value), MOON_OK;
+}
+
+static moon_status get_flag(bool *out, const json_t *object, const char *field, moon_err *err) {
+  const json_t *value = json_object_get(object, field);
+  if (value && !json_is_boolean(value))
+    return bad(err, field, "true or false", value);
+  return *out = json_is_true(value), MOON_OK;
+}
+
+static moon_status check_architecture(const json_t *config, moon_err *err) {
+  const json_t *names = json_object_get(config, "architectures"),
+               *type = json_object_get(config, "model_type");
+  const char *name = json_string_value(json_array_get(names, 0));
+  if (name && strcmp(name, "LlamaForCausalLM"))
+    return moon_fail(err, MOON_EUNSUPPORTED, "architectures: found %s, expected LlamaForCausalLM",
+                     name);
+  if (!name && (!json_is_string(type) || strcmp(json_string_value(type), "llama")))
+    return bad(err, "architectures", "[\"LlamaForCausalLM\"]", names ? names : type);
+  const char *act = json_string_value(json_object_get(config, "hidden_act"));
+  if (act && strcmp(act, "silu"))
+    return moon_fail(err, MOON_EUNSUPPORTED, "hidden_act: found %s, expected silu", act);
+  return MOON_OK;
+}
+
+/* `rope_scaling` beside `rope_theta`, or both inside `rope_parameters` as newer files have it. */
+static moon_status get_rope(moon_llama_config *out, const json_t *config, moon_err *err) {
+  const json_t *newer = json_object_get(config, "rope_parameters"),
+               *rope = newer ? newer : json_object_get(config, "rope_scaling");
+  moon_status status =
+      get_positive(&out->rope_theta, newer ? newer : config, "rope_theta", 10000, err);
+  if (status || !rope || json_is_null(rope))
+    return status;
+  if (!json_is_object(rope))
+    return bad(err, "rope_scaling", "an object", rope);
+  const json_t *type = json_object_get(rope, "rope_type");
+  const char *name = json_string_value(type ? type : json_object_get(rope, "type"));
+  if (!name)
+    return bad(err, "rope_scaling.rope_type", "\"llama3\", \"linear\" or \"default\"", type);
+  if (!strcmp(name, "default"))
+    return MOON_OK;
+  if (strcmp(name, "linear") && strcmp(name, "llama3"))
+    return moon_fail(err, MOON_EUNSUPPORTED,
+                     "rope_scaling.rope_type: found %s, expected llama3, linear or default", name);
+  if ((status = get_positive(&out->rope_factor, rope, "factor", 0, err)))
+    return status;
+  if (!strcmp(name, "linear"))
+    return out->rope_scaling = MOON_ROPE_LINEAR, MOON_OK;
+  out->rope_scaling = MOON_ROPE_LLAMA3;
+  if ((status = get_positive(&out->rope_low, rope, "low_freq_factor", 0, err)) ||
+      (status = get_positive(&out->rope_high, rope, "high_freq_factor", 0, err)) ||
+      (status =
+           get_positive(&out->rope_original, rope, "original_max_position_embeddings", 0, err)))
+    return status;
+  if (out->rope_high <= out->rope_low)
+    return moon_fail(err, MOON_EFORMAT,
+                     "rope_scaling: high_freq_factor is %g, expected more than low_freq_factor %g",
+                     out->rope_high, out->rope_low);
+  return MOON_OK;
+}
+
+static moon_status get_id(int32_t *out, const json_t *value, const char *field, int64_t n_vocab,
+                          moon_err *err) {
+  if (!json_is_integer(value) || json_integer_value(value) < 0 ||
+      json_integer_value(value) >= n_vocab)
+    return bad(err, field, "a token id below vocab_size", value);
+  return *out = (int32_t)json_integer_value(value), MOON_OK;
+}
+
+static moon_status get_eos(moon_llama_config *out, const json_t *object, moon_err *err) {
+  const json_t *value = json_object_get(object, "eos_token_id");
+  if (!value || json_is_null(value))
+    return MOON_OK;
+  out->n_eos = 0;
+  size_t n = json_is_array(value) ? json_array_size(value) : 1;
+  if (n > MOON_MAX_EOS)
+    return moon_fail(err, MOON_EFORMAT, "eos_token_id: found %zu ids, expected at most %d", n,
+                     MOON_MAX_EOS);
+  for (size_t i = 0; i < n; i++) {
+    const json_t *id = json_is_array(value) ? json_array_get(value, i) : value;
+    moon_status status = get_id(&out->eos[out->n_eos], id, "eos_token_id", out->n_vocab, err);
+    if (status)
+      return status;
+    out->n_eos++;
+  }
+  return MOON_OK;
+}
+
+static moon_status get_fields(moon_llama_config *out, const json_t *config, moon_err *err) {
+  moon_status status;
+  double eps;
+  if ((status = check_architecture(config, err)) ||
+      (status = get_count(&out->n_vocab, config, "vocab_size", MAX_DIM, 0, err)) ||
+      (status = get_count(&out->d_model, config, "hidden_size", MAX_DIM, 0, err)) ||
+      (status = get_count(&out->d_ff, config, "intermediate_size", MAX_DIM, 0, err)) ||
+      (status = get_count(&out->n_layers, config, "num_hidden_layers", MAX_LAYERS, 0, err)) ||
+      (status = get_count(&out->n_heads, config, "num_attention_heads", MAX_DIM, 0, err)) ||
+      (status = get_count(&out->n_kv_heads, config, "num_key_value_heads", MAX_DIM, out->n_heads,
+                          err)) ||
+      (status = get_count(&out->d_head, config, "head_dim", MAX_DIM,
+                          out->d_model / out->n_heads + !(out->d_model / out->n_heads), err)) ||
+      (status = get_count(&out->n_ctx, config, "max_position_embeddings", MAX_DIM, 2048, err)) ||
+      (status = get_positive(&eps, config, "rms_norm_eps", 1e-6, err)) ||
+      (status = get_flag(&out->tied, config, "tie_word_embeddings", err)) ||
+      (status = get_flag(&out->attention_bias, config, "attention_bias", err)) ||
+      (status = get_flag(&out->mlp_bias, config, "mlp_bias", err)) ||
+      (status = get_rope(out, config, err)))
+    return status;
+  out->norm_eps = (float)eps;
+  if (out->n_heads % out->n_kv_heads)
+    return moon_fail(
+        err, MOON_EFORMAT,
+        "num_key_value_heads: found %lld, expected a divisor of num_attention_heads %lld",
+        (long long)out->n_kv_heads, (long long)out->n_heads);
+  if (out->d_head % 2)
+    return moon_fail(err, MOON_EFORMAT, "head_dim: found %lld, expected an even number",
+                     (long long)out->d_head);
+  const json_t *bos = json_object_get(config, "bos_token_id");
+  out->bos = -1;
+  if (bos && !json_is_null(bos) &&
+      (status = get_id(&out->bos, bos, "bos_token_id", out->n_vocab, err)))
+    return status;
+  return get_eos(out, config, err);
+}
+
+static moon_status parse_object(json_t **out, const char *data, size_t size, const char *name,
+                                moon_err *err) {
+  json_error_t at;
+  *out = json_loadb(data, size, JSON_REJECT_DUPLICATES, &at);
+  if (!*out)
+    return moon_fail(err, MOON_EFORMAT, "%s: line %d: %s", name, at.line, at.text);
+  if (!json_is_object(*out)) {
+    json_decref(*out);
+    *out = NULL;
+    return moon_fail(err, MOON_EFORMAT, "%s: expected a JSON object", name);
+  }
+  return MOON_OK;
+}
+
+moon_status moon_llama_config_parse(moon_llama_config *out, const char *config, size_t config_size,
+                                    const char *generation, size_t generation_size, moon_err *err) {
+  json_t *object = NULL, *more = NULL;
+  memset(out, 0, sizeof *out);
+  moon_status status = parse_object(&object, config, config_size, "config.json", err);
+  if (status)
+    goto done;
+  if ((status = get_fields(out, object, err))) {
+    moon_fail_in(err, status, "config.json");
+    goto done;
+  }
+  if (!generation)
+    goto done;
+  if ((status = parse_object(&more, generation, generation_size, "generation_config.json", err)))
+    goto done;
+  if ((status = get_eos(out, more, err)))
+    moon_fail_in(err, status, "generation_config.json");
+done:
+  json_decref(object);
+  json_decref(more);
+  return status;
+}
+
+moon_status moon_llama_config_load(moon_llama_config *out, const char *folder, moon_err *err) {
+  char path[4096];
+  moon_bytes *config = NULL, *generation = NULL;
+  snprintf(path, sizeof path, "%s/config.json", folder);
+  moon_status status = moon_bytes_open(&config, path, err);
+  if (status)
+    goto done;
+  snprintf(path, sizeof path, "%s/generation_config.json", folder);
+  status = moon_bytes_open(&generation, path, err);
+  if (status && status != MOON_ENOENT)
+    goto done;
+  status =
+      moon_llama_config_parse(out, (const char *)moon_bytes_data(config), moon_bytes_size(config),
+                              generation ? (const char *)moon_bytes_data(generation) : NULL,
+                              generation ? moon_bytes_size(generation) : 0, err);
+  if (status)
+    moon_fail_in(err, status, folder);
+done:
+  moon_bytes_release(config);
+  moon_bytes_release(generation);
+  return status;
+}
+
+static double scaled_llama3(const moon_llama_config *c, double frequency) {
+  double wavelength = 2 * M_PI / frequency;
+  if (wavelength < c->rope_original / c->rope_high)
+    return frequency;
+  if (wavelength > c->rope_original / c->rope_low)
+    return frequency / c->rope_factor;
+  double smooth = (c->rope_original / wavelength - c->rope_low) / (c->rope_high - c->rope_low);
+  return (1 - smooth) * frequency / c->rope_factor + smooth * frequency;
+}
+
+void moon_llama_inverse_frequencies(const moon_llama_config *config, double *out) {
+  for (int64_t i = 0; i < config->d_head / 2; i++) {
+    double frequency = pow(config->rope_theta, -2.0 * (double)i / (double)config->d_head);
+    if (config->rope_scaling == MOON_ROPE_LINEAR)
+      frequency /= config->rope_factor;
+    else if (config->rope_scaling == MOON_ROPE_LLAMA3)
+      frequency = scaled_llama3(config, frequency);
+    out[i] = frequency;
+  }
+}
