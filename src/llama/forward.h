@@ -53,10 +53,12 @@ typedef struct moon_pass {
   moon_arithmetic arithmetic;
   moon_span *spans; /* [n_spans] */
   int64_t n_spans, n_rows;
-  int32_t *ids;          /* [n_rows] */
-  moon_tensor positions; /* i32 [n_rows] */
-  moon_tensor x;         /* [n_rows][d_model] the residual stream before layer `layer` */
-  int64_t layer;         /* next to run; -1: not even embedded */
+  int32_t *ids;           /* [n_rows] */
+  moon_tensor positions;  /* i32 [n_rows] */
+  moon_tensor x;          /* [n_rows][d_model] the residual stream before layer `layer` */
+  int64_t layer;          /* next to run; -1: not even embedded */
+  moon_capture *captures; /* [n_captures], filled as the pass comes by */
+  int n_captures;
 } moon_pass;
 
 /*
