@@ -1,0 +1,153 @@
+-- SPDX-License-Identifier: MIT
+---Commands: `moonscope NAME ARG...` runs lua/moonscope/cli/NAME.lua, a table
+---`{ summary, options = { names of common options }, configure(parser), run(args) }`. `run` returns
+---nothing on success, or nil and a message.
+local argparse = require "argparse"
+
+local M = {}
+
+local EXIT_FAILURE, EXIT_USAGE = 1, 2
+
+local function natural(text)
+  local n = math.tointeger(tonumber(text))
+  if n and n >= 0 then return n end
+  return nil, ("'%s' is not a whole number from 0"):format(text)
+end
+
+local function positive(text)
+  local n = natural(text)
+  if n and n > 0 then return n end
+  return nil, ("'%s' is not a whole number from 1"):format(text)
+end
+
+---The options that mean the same wherever they occur. A command lists those that it reads.
+local common = {
+  device = function(parser)
+    parser:option("--device", "Where to compute: auto, cpu or cuda[:n].", "auto")
+  end,
+  precision = function(parser)
+    parser:option("--precision", "How to multiply in a prefill.", "fast"):choices { "fast", "exact" }
+  end,
+  context = function(parser)
+    parser:option("--context", "Tokens to make room for (default: the model's, 8192 at most).")
+      :convert(positive):argname "N"
+  end,
+  sae_dtype = function(parser)
+    parser:option("--sae-dtype", "The SAE's dtype, or file (default: the model's)."):argname "D"
+  end,
+  layer = function(parser)
+    parser:option("--layer", "The layer that the SAE reads, from 0, or model.layers.N."):argname "N"
+  end,
+  threads = function(parser)
+    parser:option("--threads", "Threads to compute with (default: one per core).")
+      :convert(positive):argname "N"
+  end,
+  seed = function(parser)
+    parser:option("--seed", "Of the random numbers.", "0"):convert(natural):argname "N"
+  end,
+  json = function(parser) parser:flag("--json", "Print one JSON value.") end,
+  quiet = function(parser) parser:flag("--quiet", "No progress bar.") end,
+  log_level = function(parser)
+    parser:option("--log-level", "What to tell on stderr.", "warn")
+      :choices { "error", "warn", "info", "debug" }
+  end,
+}
+
+local function parser_of(name, command)
+  local parser = argparse("moonscope " .. name, command.summary)
+  if command.configure then command.configure(parser) end
+  for _, option in ipairs(command.options or {}) do
+    common[option](parser)
+  end
+  return parser
+end
+
+---Acts on the common options that mean the same for every command.
+local function apply(args)
+  if args.log_level then require("moonscope.host").set_log_level(args.log_level) end
+  if args.threads then require("moonscope").set_threads(args.threads) end
+  if args.quiet then require("moonscope.progress").quiet = true end
+end
+
+local function fail(message, code)
+  io.stderr:write("moonscope: ", message, "\n")
+  return code
+end
+
+---nil for a name that is no command
+local function find(name)
+  if not name:find "^[a-z][a-z_]*$" or name == "init" then return nil end
+  if not package.searchpath("moonscope.cli." .. name, package.path) then return nil end
+  return require("moonscope.cli." .. name)
+end
+
+---Runs a command with its arguments parsed; an error that it throws becomes nil, message.
+local function run(command, args)
+  local function describe(message)
+    if args.log_level == "debug" then return debug.traceback(tostring(message), 2) end
+    return tostring(message)
+  end
+  local done, result, message = xpcall(function()
+    apply(args)
+    return command.run(args)
+  end, describe)
+  if not done then return nil, result end
+  if message then return result, message end
+  return true
+end
+
+---Names of the commands: the files beside this one.
+local function names()
+  local folder = assert(package.searchpath("moonscope.cli", package.path)):match "^(.*)/"
+  local uv = require "luv"
+  local found = {}
+  for file in uv.fs_scandir_next, assert(uv.fs_scandir(folder)) do
+    local name = file:match "^(.*)%.lua$"
+    if name and name ~= "init" then found[#found + 1] = name end
+  end
+  table.sort(found)
+  return found
+end
+
+local USAGE = [[
+usage: moonscope                     a prompt (or a script, from a pipe)
+       moonscope FILE.lua [ARG...]   run a script; - reads it from standard input
+       moonscope -e CODE [ARG...]    run a line of Lua, where ms is require "moonscope"
+       moonscope COMMAND [ARG...]    run a command; its options: moonscope COMMAND --help
+       moonscope --version
+
+commands:]]
+
+local function help()
+  print(USAGE)
+  for _, name in ipairs(names()) do
+    print(("  %-10s %s"):format(name, find(name).summary))
+  end
+end
+
+---The exit code of `moonscope NAME ...`.
+---@param name string
+---@param ... string
+---@return integer
+function M.main(name, ...)
+  if name == "--help" or name == "-h" then return help() or 0 end
+  local command = find(name)
+  if not command then
+    return fail(name .. ": no such command or script (see moonscope --help)", EXIT_USAGE)
+  end
+  local parser = parser_of(name, command)
+  local parsed, args = parser:pparse { ... }
+  if not parsed then
+    return fail(("%s: %s (see moonscope %s --help)"):format(name, args, name), EXIT_USAGE)
+  end
+  local ok, message = run(command, args)
+  if not ok then return fail(message, EXIT_FAILURE) end
+  return 0
+end
+
+---Prints a value as one line of JSON.
+function M.print_json(value)
+  print(require("moonscope.json").encode(value))
+end
+
+return M

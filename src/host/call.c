@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: MIT
+#include <signal.h>
+#include <stdio.h>
+
+#include "host/host.h"
+
+static lua_State *running; /* what a signal handler interrupts */
+static bool interrupted;
+
+static void raise_interrupt(lua_State *L, lua_Debug *ar) {
+  (void)ar;
+  lua_sethook(L, NULL, 0, 0);
+  interrupted = true;
+  luaL_error(L, "interrupted");
+}
+
+static void set_handler(void (*handler)(int)) {
+  struct sigaction action = {.sa_handler = handler}; /* no SA_RESTART: a wait for a job shall end */
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGINT, &action, NULL);
+}
+
+/* A signal handler may do no more than set a hook: the next Lua instruction raises the error. A
+ * second Ctrl-C before that ends the process. */
+static void on_interrupt(int signal_number) {
+  (void)signal_number;
+  set_handler(SIG_DFL);
+  lua_sethook(running, raise_interrupt, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT,
+              1);
+}
+
+static int add_traceback(lua_State *L) {
+  luaL_traceback(L, L, luaL_tolstring(L, 1, NULL), 1);
+  return 1;
+}
+
+int host_call(lua_State *L, int n_args, int n_results) {
+  int function = lua_gettop(L) - n_args;
+  lua_pushcfunction(L, add_traceback);
+  lua_insert(L, function);
+  running = L;
+  interrupted = false;
+  host_catch_interrupt();
+  int status = lua_pcall(L, n_args, n_results, function);
+  set_handler(SIG_DFL);
+  lua_sethook(L, NULL, 0, 0); /* of a signal that came after the last instruction */
+  lua_remove(L, function);
+  return status;
+}
+
+void host_catch_interrupt(void) {
+  set_handler(on_interrupt);
+}
+
+bool host_interrupted(void) {
+  return interrupted;
+}
+
+void host_report(lua_State *L) {
+  fflush(stdout);
+  fprintf(stderr, "moonscope: %s\n", lua_tostring(L, -1));
+  lua_pop(L, 1);
+}
