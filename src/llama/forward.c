@@ -124,10 +124,9 @@ static moon_status embed(moon_pass *p, moon_err *err) {
   for (int64_t i = 0, row = 0; i < p->n_spans; i++)
     for (int64_t t = 0; t < p->spans[i].n_rows; t++)
       positions[row++] = (int32_t)(p->spans[i].start + t);
-  (void)((status = moon_tensor_new(&p->positions, m->device, MOON_I32, shape, 1, err)) ||
-         (status = moon_tensor_write(&p->positions, positions, err)) ||
-         (status = moon_tensor_new(&ids, m->device, MOON_I32, shape, 1, err)) ||
-         (status = moon_tensor_write(&ids, p->ids, err)) ||
+  (void)((status = moon_tensor_from_host(&p->positions, m->device, MOON_I32, shape, 1, positions,
+                                         err)) ||
+         (status = moon_tensor_from_host(&ids, m->device, MOON_I32, shape, 1, p->ids, err)) ||
          (status = moon_tensor_new(&p->x, m->device, MOON_F32, shape, 2, err)) ||
          (status = moon_op_embed(&p->x, &m->embed, &ids, err)));
 done:

@@ -114,10 +114,8 @@ static moon_status make_rope_tables(moon_llama *m, moon_err *err) {
       cos_table[t * half + i] = (float)cos((double)t * frequency[i]);
       sin_table[t * half + i] = (float)sin((double)t * frequency[i]);
     }
-  (void)((status = moon_tensor_new(&m->cos, m->device, MOON_F32, shape, 2, err)) ||
-         (status = moon_tensor_new(&m->sin, m->device, MOON_F32, shape, 2, err)) ||
-         (status = moon_tensor_write(&m->cos, cos_table, err)) ||
-         (status = moon_tensor_write(&m->sin, sin_table, err)));
+  (void)((status = moon_tensor_from_host(&m->cos, m->device, MOON_F32, shape, 2, cos_table, err)) ||
+         (status = moon_tensor_from_host(&m->sin, m->device, MOON_F32, shape, 2, sin_table, err)));
 done:
   free(frequency);
   free(cos_table);

@@ -423,14 +423,17 @@ static moon_status check_steps(const moon_edit_step *steps, int n_steps,
 moon_status moon_op_sae_edit(const moon_tensor *delta, const moon_tensor *f,
                              const moon_tensor *features, const moon_edit_step *steps, int n_steps,
                              const moon_tensor *mask, moon_err *err) {
-  const operand operands[] = {{"f", f, F32 | WRITTEN, {"n_tok", "d_sae"}},
+  const operand operands[] = {{"delta", delta, F32 | WRITTEN, {"n_tok", "n_features"}},
+                              {"f", f, F32 | WRITTEN, {"n_tok", "d_sae"}},
                               {"features", features, I32, {"n_features"}},
-                              {"mask", mask, U8, {"n_tok", "n_steps"}},
-                              {"delta", delta, F32 | WRITTEN, {"n_tok", "n_features"}}};
+                              {"mask", mask, U8, {"n_tok", "n_steps"}}};
   moon_status status = CHECK("sae_edit", operands);
   if (!status)
     status = check_steps(steps, n_steps, features, mask, err);
-  return status ? status : ops_of(f)->sae_edit(delta, f, features, steps, n_steps, mask, err);
+  for (int i = 0; !f && i < n_steps && !status; i++)
+    if (steps[i].op != MOON_EDIT_ADD)
+      status = moon_fail(err, MOON_EINVAL, "sae_edit: step %d is no add and needs the features", i);
+  return status ? status : ops_of(delta)->sae_edit(delta, f, features, steps, n_steps, mask, err);
 }
 
 moon_status moon_op_axpy_rows(const moon_tensor *x, const moon_tensor *coefficients,

@@ -141,7 +141,8 @@ moon_status moon_op_sae_compact(const moon_sparse *out, const moon_tensor *f, mo
 moon_status moon_op_sae_decode(const moon_tensor *out, const moon_sparse *f, const moon_tensor *w_dec, const moon_tensor *b_dec,
                                moon_err *err);
 /* delta [n][m] := f' - f at features i32 [m], where f' is f [n][d_sae] after steps, in order; step e acts on row t only
- * where mask u8 [n][n_steps] is 1. f' is written into f. */
+ * where mask u8 [n][n_steps] is 1. f' is written into f. An add changes delta by its value exactly, so f may be NULL where
+ * every step is one. */
 moon_status moon_op_sae_edit(const moon_tensor *delta, const moon_tensor *f, const moon_tensor *features,
                              const moon_edit_step *steps, int n_steps, const moon_tensor *mask, moon_err *err);
 /* x [n][d] += sum over j of coefficients [n][m] * w[rows[j]]; rows i32 [m], w [any][d] in f32, f16, bf16.

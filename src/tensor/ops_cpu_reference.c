@@ -497,15 +497,15 @@ static moon_status sae_decode(const moon_tensor *out, const moon_sparse *f,
   return MOON_OK;
 }
 
-static float edited(const moon_edit_step *step, float f) {
-  switch (step->op) {
-    case MOON_EDIT_ADD:
-      return f + step->value;
-    case MOON_EDIT_SET:
-      return step->value;
-    default:
-      return f * step->value;
+/* One step on a feature that was f and is *now: the new value, and how far it is from f. */
+static void edit_feature(const moon_edit_step *step, float f, float *now, float *delta) {
+  if (step->op == MOON_EDIT_ADD) {
+    *now += step->value;
+    *delta += step->value;
+    return;
   }
+  *now = step->op == MOON_EDIT_SET ? step->value : *now * step->value;
+  *delta = *now == f ? 0 : *now - f; /* equal infinities differ by nothing */
 }
 
 static moon_status sae_edit(const moon_tensor *delta, const moon_tensor *f,
@@ -514,17 +514,18 @@ static moon_status sae_edit(const moon_tensor *delta, const moon_tensor *f,
   (void)err;
   int64_t m = features->shape[0];
   const int32_t *feature = moon_tensor_data(features);
-  for (int64_t t = 0; t < f->shape[0]; t++) {
-    float *row = (float *)moon_tensor_data(f) + t * f->shape[1];
-    float *change = (float *)moon_tensor_data(delta) + t * m;
+  for (int64_t t = 0; t < delta->shape[0]; t++) {
+    float *row = f ? (float *)moon_tensor_data(f) + t * f->shape[1] : NULL;
     const uint8_t *acts = (const uint8_t *)moon_tensor_data(mask) + t * n_steps;
-    for (int64_t j = 0; j < m; j++)
-      change[j] = row[feature[j]];
-    for (int e = 0; e < n_steps; e++)
-      if (acts[e])
-        row[feature[steps[e].slot]] = edited(&steps[e], row[feature[steps[e].slot]]);
-    for (int64_t j = 0; j < m; j++) /* equal infinities differ by nothing */
-      change[j] = row[feature[j]] == change[j] ? 0 : row[feature[j]] - change[j];
+    for (int64_t j = 0; j < m; j++) {
+      float before = row ? row[feature[j]] : 0, now = before, change = 0;
+      for (int e = 0; e < n_steps; e++)
+        if (acts[e] && steps[e].slot == j)
+          edit_feature(&steps[e], before, &now, &change);
+      ((float *)moon_tensor_data(delta))[t * m + j] = change;
+      if (row)
+        row[feature[j]] = now;
+    }
   }
   return MOON_OK;
 }

@@ -376,3 +376,11 @@ moon_status moon_tensor_write(moon_tensor *t, const void *host, moon_err *err) {
     return write_strided(t, host, err);
   return device->ops->upload(device, moon_tensor_data(t), host, moon_tensor_size_bytes(t), err);
 }
+
+moon_status moon_tensor_from_host(moon_tensor *out, moon_device *device, moon_dtype dtype,
+                                  const int64_t *shape, int rank, const void *host, moon_err *err) {
+  moon_status status = moon_tensor_new(out, device, dtype, shape, rank, err);
+  if (status == MOON_OK && (status = moon_tensor_write(out, host, err)))
+    moon_tensor_release(out);
+  return status;
+}

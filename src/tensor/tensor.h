@@ -24,6 +24,9 @@ typedef struct moon_tensor {
 /* Uninitialised storage, row-major. Owned by the caller (release it). MOON_ENOMEM, MOON_ESHAPE. */
 moon_status moon_tensor_new(moon_tensor *out, moon_device *device, moon_dtype dtype, const int64_t *shape,
                             int rank, moon_err *err);
+/* The same, filled from row-major host memory. */
+moon_status moon_tensor_from_host(moon_tensor *out, moon_device *device, moon_dtype dtype, const int64_t *shape,
+                                  int rank, const void *host, moon_err *err);
 /* On the CPU, over the mapped bytes of a checkpoint's entry, in place; keeps the mapping alive.
  * MOON_EDTYPE for an opaque dtype. A misaligned entry is copied (its page is touched). */
 moon_status moon_tensor_from_entry(moon_tensor *out, const moon_entry *entry, moon_err *err);

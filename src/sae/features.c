@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: MIT
+#include "sae/features.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { TILE_ROWS = 32 }; /* dense rows at a time: 8 MB of a 65,536 wide SAE */
+
+void moon_features_free(moon_features *features) {
+  if (!features)
+    return;
+  moon_tensor_release(&features->rows.starts);
+  moon_tensor_release(&features->rows.counts);
+  moon_tensor_release(&features->rows.indices);
+  moon_tensor_release(&features->rows.values);
+  free(features->offsets);
+  free(features->indices);
+  free(features->values);
+  free(features);
+}
+
+/* The device's copy of the host's rows. */
+static moon_status upload(moon_features *f, moon_device *device, moon_err *err) {
+  int64_t n = f->rows.n_rows, total = f->offsets[n];
+  int32_t *counts = malloc((size_t)n * sizeof *counts + 1);
+  if (!counts)
+    return moon_fail(err, MOON_ENOMEM, "features: no memory for %lld rows", (long long)n);
+  for (int64_t t = 0; t < n; t++)
+    counts[t] = (int32_t)(f->offsets[t + 1] - f->offsets[t]);
+  moon_status status;
+  (void)((status =
+              moon_tensor_from_host(&f->rows.starts, device, MOON_I64, &n, 1, f->offsets, err)) ||
+         (status = moon_tensor_from_host(&f->rows.counts, device, MOON_I32, &n, 1, counts, err)) ||
+         (status = moon_tensor_from_host(&f->rows.indices, device, MOON_I32, &total, 1, f->indices,
+                                         err)) ||
+         (status =
+              moon_tensor_from_host(&f->rows.values, device, MOON_F32, &total, 1, f->values, err)));
+  free(counts);
+  return status;
+}
+
+/* Room for n_rows and `room` pairs on the host. */
+static moon_status reserve(moon_features *f, int64_t room, moon_err *err) {
+  int32_t *indices = realloc(f->indices, (size_t)room * sizeof *indices + 1);
+  if (indices)
+    f->indices = indices;
+  float *values = realloc(f->values, (size_t)room * sizeof *values + 1);
+  if (values)
+    f->values = values;
+  if (indices && values)
+    return MOON_OK;
+  return moon_fail(err, MOON_ENOMEM, "features: no memory for %lld activations", (long long)room);
+}
+
+static moon_status new_empty(moon_features **out, int64_t n_rows, int64_t n_columns,
+                             moon_err *err) {
+  moon_features *f = calloc(1, sizeof *f);
+  if (f)
+    f->offsets = calloc((size_t)n_rows + 1, sizeof *f->offsets);
+  if (!f || !f->offsets) {
+    free(f);
+    return moon_fail(err, MOON_ENOMEM, "features: no memory for %lld rows", (long long)n_rows);
+  }
+  f->rows.n_rows = n_rows;
+  f->rows.n_columns = n_columns;
+  *out = f;
+  return MOON_OK;
+}
+
+moon_status moon_features_new(moon_features **out, moon_device *device, int64_t n_rows,
+                              int64_t n_columns, const int64_t *offsets, const int32_t *indices,
+                              const float *values, moon_err *err) {
+  moon_features *f;
+  *out = NULL;
+  moon_status status = new_empty(&f, n_rows, n_columns, err);
+  if (status)
+    return status;
+  memcpy(f->offsets, offsets, (size_t)(n_rows + 1) * sizeof *offsets);
+  if ((status = reserve(f, offsets[n_rows], err)) == MOON_OK) {
+    memcpy(f->indices, indices, (size_t)offsets[n_rows] * sizeof *indices);
+    memcpy(f->values, values, (size_t)offsets[n_rows] * sizeof *values);
+    status = upload(f, device, err);
+  }
+  if (status)
+    moon_features_free(f);
+  else
+    *out = f;
+  return status;
+}
+
+/* Buffers of one tile: dense rows, and as many pairs as a dense row could give. */
+typedef struct tile {
+  moon_tensor dense;
+  moon_sparse pairs;
+  int32_t *counts, *indices; /* host */
+  float *values;
+} tile;
+
+static void free_tile(tile *t) {
+  moon_tensor_release(&t->dense);
+  moon_tensor_release(&t->pairs.starts);
+  moon_tensor_release(&t->pairs.counts);
+  moon_tensor_release(&t->pairs.indices);
+  moon_tensor_release(&t->pairs.values);
+  free(t->counts);
+  free(t->indices);
+  free(t->values);
+}
+
+static moon_status new_tile(tile *t, const moon_sae *sae, int64_t n_rows, moon_err *err) {
+  int64_t shape[] = {n_rows, sae->d_sae}, room = n_rows * sae->d_sae, starts[TILE_ROWS];
+  for (int64_t i = 0; i < n_rows; i++)
+    starts[i] = i * sae->d_sae;
+  t->pairs.n_rows = n_rows;
+  t->pairs.n_columns = sae->d_sae;
+  t->counts = malloc((size_t)n_rows * sizeof *t->counts);
+  t->indices = malloc((size_t)sae->d_sae * sizeof *t->indices + 1);
+  t->values = malloc((size_t)sae->d_sae * sizeof *t->values + 1);
+  if (!t->counts || !t->indices || !t->values)
+    return moon_fail(err, MOON_ENOMEM, "features: no memory for a row of %lld",
+                     (long long)sae->d_sae);
+  moon_status status;
+  (void)((status = moon_tensor_new(&t->dense, sae->device, MOON_F32, shape, 2, err)) ||
+         (status = moon_tensor_from_host(&t->pairs.starts, sae->device, MOON_I64, &n_rows, 1,
+                                         starts, err)) ||
+         (status = moon_tensor_new(&t->pairs.counts, sae->device, MOON_I32, shape, 1, err)) ||
+         (status = moon_tensor_new(&t->pairs.indices, sae->device, MOON_I32, &room, 1, err)) ||
+         (status = moon_tensor_new(&t->pairs.values, sae->device, MOON_F32, &room, 1, err)));
+  return status;
+}
+
+/* Elements [start, start + n) of a device vector to the host. */
+static moon_status read_part(void *host, const moon_tensor *from, int64_t start, int64_t n,
+                             moon_err *err) {
+  moon_tensor part = {0};
+  moon_status status = moon_tensor_narrow(&part, from, 0, start, n, err);
+  if (status == MOON_OK)
+    status = moon_tensor_read(&part, host, err);
+  moon_tensor_release(&part);
+  return status;
+}
+
+/* Appends the tile's rows to the host arrays; `first` is the number of the tile's first row. */
+static moon_status append(moon_features *f, const tile *t, int64_t first, moon_err *err) {
+  moon_status status = moon_tensor_read(&t->pairs.counts, t->counts, err);
+  if (status)
+    return status;
+  for (int64_t i = 0; i < t->pairs.n_rows; i++)
+    f->offsets[first + i + 1] = f->offsets[first + i] + t->counts[i];
+  if ((status = reserve(f, f->offsets[first + t->pairs.n_rows], err)))
+    return status;
+  for (int64_t i = 0; i < t->pairs.n_rows; i++) {
+    int64_t at = f->offsets[first + i], from = i * t->pairs.n_columns;
+    if ((status = read_part(f->indices + at, &t->pairs.indices, from, t->counts[i], err)) ||
+        (status = read_part(f->values + at, &t->pairs.values, from, t->counts[i], err)))
+      return status;
+  }
+  return MOON_OK;
+}
+
+static moon_status encode_tile(moon_features *f, const moon_sae *sae, const moon_tensor *x,
+                               moon_arithmetic arithmetic, int64_t first, int64_t n,
+                               moon_err *err) {
+  tile t = {0};
+  moon_tensor part = {0};
+  moon_status status;
+  (void)((status = new_tile(&t, sae, n, err)) ||
+         (status = moon_tensor_narrow(&part, x, 0, first, n, err)) ||
+         (status = moon_sae_encode_dense(sae, &part, arithmetic, &t.dense, err)) ||
+         (status = moon_op_sae_compact(&t.pairs, &t.dense, err)) ||
+         (status = append(f, &t, first, err)));
+  moon_tensor_release(&part);
+  free_tile(&t);
+  return status;
+}
+
+moon_status moon_features_encode(moon_features **out, const moon_sae *sae, const moon_tensor *x,
+                                 moon_arithmetic arithmetic, moon_progress *progress,
+                                 moon_err *err) {
+  char shape[MOON_SHAPE_TEXT];
+  moon_features *f;
+  *out = NULL;
+  if (x->rank != 2 || x->shape[1] != sae->d_model)
+    return moon_fail(
+        err, MOON_ESHAPE, "encode: found shape %s, expected [n_tok, %lld] (the SAE's d_model)",
+        moon_shape_text(shape, sizeof shape, x->shape, x->rank), (long long)sae->d_model);
+  int64_t n = x->shape[0];
+  moon_status status = new_empty(&f, n, sae->d_sae, err);
+  for (int64_t first = 0; first < n && status == MOON_OK; first += TILE_ROWS) {
+    int64_t rows = n - first < TILE_ROWS ? n - first : TILE_ROWS;
+    if ((status = encode_tile(f, sae, x, arithmetic, first, rows, err)) == MOON_OK)
+      status = moon_progress_add(progress, rows, err);
+  }
+  if (status == MOON_OK)
+    status = upload(f, sae->device, err);
+  if (status)
+    moon_features_free(f);
+  else
+    *out = f;
+  return status;
+}
+
+moon_status moon_features_decode(moon_tensor *out, const moon_sae *sae,
+                                 const moon_features *features, moon_err *err) {
+  *out = (moon_tensor){0};
+  if (features->rows.n_columns != sae->d_sae)
+    return moon_fail(err, MOON_ESHAPE,
+                     "decode: found features of %lld, expected %lld (the SAE's d_sae)",
+                     (long long)features->rows.n_columns, (long long)sae->d_sae);
+  moon_status status = moon_tensor_new(out, sae->device, MOON_F32,
+                                       (int64_t[]){features->rows.n_rows, sae->d_model}, 2, err);
+  if (status == MOON_OK &&
+      (status = moon_op_sae_decode(out, &features->rows, &sae->w_dec, &sae->b_dec, err)))
+    moon_tensor_release(out);
+  return status;
+}
+
+moon_status moon_features_dense(moon_tensor *out, const moon_features *features, moon_err *err) {
+  int64_t n = features->rows.n_rows, d_sae = features->rows.n_columns, shape[] = {n, d_sae};
+  *out = (moon_tensor){0};
+  float *dense = calloc((size_t)(n * d_sae) + 1, sizeof *dense);
+  if (!dense)
+    return moon_fail(err, MOON_ENOMEM, "features: no memory for %lld by %lld values", (long long)n,
+                     (long long)d_sae);
+  for (int64_t t = 0; t < n; t++)
+    for (int64_t i = features->offsets[t]; i < features->offsets[t + 1]; i++)
+      dense[t * d_sae + features->indices[i]] = features->values[i];
+  moon_status status =
+      moon_tensor_new(out, moon_tensor_device(&features->rows.starts), MOON_F32, shape, 2, err);
+  if (status == MOON_OK && (status = moon_tensor_write(out, dense, err)))
+    moon_tensor_release(out);
+  free(dense);
+  return status;
+}

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: MIT
+/* Sparse features of some positions: what an SAE says of them. */
+#ifndef MOON_SAE_FEATURES_H
+#define MOON_SAE_FEATURES_H
+
+#include "sae/sae.h"
+
+typedef struct moon_features {
+  moon_sparse rows; /* on the SAE's device, rows one after another; the tensors are owned */
+  /* the same on the host, since Lua reads one feature at a time */
+  int64_t *offsets; /* [n_rows + 1] row t is offsets[t] .. offsets[t + 1] */
+  int32_t *indices; /* [offsets[n_rows]] ascending in a row, from 0 */
+  float *values;    /* [offsets[n_rows]] */
+} moon_features;
+
+/* Encodes x [n_tok][d_model] (f32, row-major, on the SAE's device), a few rows at a time: a dense
+ * [n_tok][d_sae] never exists. Owned by the caller. progress counts tokens. MOON_ESHAPE (d_model),
+ * MOON_EDTYPE, MOON_EDEVICE, MOON_ENOMEM. */
+moon_status moon_features_encode(moon_features **out, const moon_sae *sae, const moon_tensor *x,
+                                 moon_arithmetic arithmetic, moon_progress *progress,
+                                 moon_err *err);
+/* From host rows: offsets [n_rows + 1], indices ascending in a row and below n_columns, values. */
+moon_status moon_features_new(moon_features **out, moon_device *device, int64_t n_rows,
+                              int64_t n_columns, const int64_t *offsets, const int32_t *indices,
+                              const float *values, moon_err *err);
+void moon_features_free(moon_features *features); /* NULL is fine */
+
+/* out [n_tok][d_model] f32, owned by the caller: w_dec^T f + b_dec. MOON_ESHAPE when the widths
+ * differ. */
+moon_status moon_features_decode(moon_tensor *out, const moon_sae *sae,
+                                 const moon_features *features, moon_err *err);
+
+/* out [n_tok][d_sae] f32, owned by the caller. */
+moon_status moon_features_dense(moon_tensor *out, const moon_features *features, moon_err *err);
+
+#endif
