@@ -38,6 +38,11 @@ int l_job_start(lua_State *L, void *task); /* the job must be on top of the stac
 void l_tensor_push(lua_State *L, moon_tensor *t);
 moon_tensor *l_tensor_check(lua_State *L, int index);
 
+/* Registers a type whose metatable is `type`; its method table goes to core.types.<the name after the dot>. The module
+ * table is on top of the stack and stays there. Where with_fields, an object's first user value may be a table
+ * that is looked up after the methods (sae.layer); core.fields(object) makes and returns it. */
+void l_register(lua_State *L, const char *type, const luaL_Reg *methods, const luaL_Reg *metamethods, bool with_fields);
+
 /* Each file's opener adds its type's metatable and its functions to the module table on top of the stack. */
 void l_open_job(lua_State *L);
 void l_open_tensor(lua_State *L);

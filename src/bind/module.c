@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "bind/bind.h"
 
+#include <string.h>
+
 int l_fail(lua_State *L, const moon_err *err) {
   luaL_pushfail(L);
   lua_pushstring(L, err->text);
@@ -13,12 +15,52 @@ int l_throw(lua_State *L, const moon_err *err) {
   return lua_error(L);
 }
 
+/* object, key -> the method of that name, else the object's own field */
+static int index_fields(lua_State *L) {
+  lua_pushvalue(L, 2);
+  if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL)
+    return 1;
+  if (lua_getiuservalue(L, 1, 1) != LUA_TTABLE)
+    return 0;
+  lua_pushvalue(L, 2);
+  lua_rawget(L, -2);
+  return 1;
+}
+
+static int fields(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TUSERDATA);
+  if (lua_getiuservalue(L, 1, 1) != LUA_TTABLE) {
+    lua_newtable(L);
+    lua_pushvalue(L, -1);
+    lua_setiuservalue(L, 1, 1);
+  }
+  return 1;
+}
+
+void l_register(lua_State *L, const char *type, const luaL_Reg *methods,
+                const luaL_Reg *metamethods, bool with_fields) {
+  luaL_newmetatable(L, type);
+  luaL_setfuncs(L, metamethods, 0);
+  lua_newtable(L);
+  luaL_setfuncs(L, methods, 0);
+  lua_getfield(L, -3, "types");
+  lua_pushvalue(L, -2);
+  lua_setfield(L, -2, strchr(type, '.') + 1);
+  lua_pop(L, 1);
+  if (with_fields)
+    lua_pushcclosure(L, index_fields, 1);
+  lua_setfield(L, -2, "__index");
+  lua_pop(L, 1);
+}
+
 int luaopen_moonscope_core(lua_State *L) {
   lua_newtable(L);
   lua_pushliteral(L, MOON_VERSION);
   lua_setfield(L, -2, "version");
   lua_newtable(L);
   lua_setfield(L, -2, "types");
+  lua_pushcfunction(L, fields);
+  lua_setfield(L, -2, "fields");
   l_open_job(L);
   l_open_tensor(L);
   l_open_checkpoint(L);
