@@ -67,27 +67,6 @@ static moon_status new_empty(moon_features **out, int64_t n_rows, int64_t n_colu
   return MOON_OK;
 }
 
-moon_status moon_features_new(moon_features **out, moon_device *device, int64_t n_rows,
-                              int64_t n_columns, const int64_t *offsets, const int32_t *indices,
-                              const float *values, moon_err *err) {
-  moon_features *f;
-  *out = NULL;
-  moon_status status = new_empty(&f, n_rows, n_columns, err);
-  if (status)
-    return status;
-  memcpy(f->offsets, offsets, (size_t)(n_rows + 1) * sizeof *offsets);
-  if ((status = reserve(f, offsets[n_rows], err)) == MOON_OK) {
-    memcpy(f->indices, indices, (size_t)offsets[n_rows] * sizeof *indices);
-    memcpy(f->values, values, (size_t)offsets[n_rows] * sizeof *values);
-    status = upload(f, device, err);
-  }
-  if (status)
-    moon_features_free(f);
-  else
-    *out = f;
-  return status;
-}
-
 /* Buffers of one tile: dense rows, and as many pairs as a dense row could give. */
 typedef struct tile {
   moon_tensor dense;

@@ -19,10 +19,6 @@ typedef struct moon_features {
 moon_status moon_features_encode(moon_features **out, const moon_sae *sae, const moon_tensor *x,
                                  moon_arithmetic arithmetic, moon_progress *progress,
                                  moon_err *err);
-/* From host rows: offsets [n_rows + 1], indices ascending in a row and below n_columns, values. */
-moon_status moon_features_new(moon_features **out, moon_device *device, int64_t n_rows,
-                              int64_t n_columns, const int64_t *offsets, const int32_t *indices,
-                              const float *values, moon_err *err);
 void moon_features_free(moon_features *features); /* NULL is fine */
 
 /* out [n_tok][d_model] f32, owned by the caller: w_dec^T f + b_dec. MOON_ESHAPE when the widths

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: MIT
+/* moonscope.Llama and moonscope.Session, and sampling. */
+#include "bind/llama.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "llama/sampler.h"
+
+#define LLAMA   "moonscope.Llama"
+#define SESSION "moonscope.Session"
+
+typedef struct l_llama {
+  moon_llama *model; /* NULL: closed */
+} l_llama;
+
+typedef struct l_session {
+  moon_session *session; /* NULL: closed */
+} l_session;
+
+moon_llama *l_llama_check(lua_State *L, int index) {
+  l_llama *u = luaL_checkudata(L, index, LLAMA);
+  if (!u->model)
+    luaL_error(L, "model: closed");
+  return u->model;
+}
+
+moon_session *l_session_check(lua_State *L, int index) {
+  l_session *u = luaL_checkudata(L, index, SESSION);
+  if (!u->session)
+    luaL_error(L, "session: closed");
+  return u->session;
+}
+
+/* Loading */
+
+typedef struct load_task {
+  moon_task task;
+  char *folder;
+  moon_device *device;
+  moon_precision precision;
+  int64_t n_ctx;
+  moon_llama *model;
+} load_task;
+
+static moon_status run_load(moon_task *task, moon_progress *progress, moon_err *err) {
+  load_task *t = (load_task *)task;
+  (void)progress;
+  return moon_llama_load(&t->model, t->folder, t->device, t->precision, t->n_ctx, err);
+}
+
+static int push_load(lua_State *L, moon_task *task) {
+  load_task *t = (load_task *)task;
+  l_llama *u = lua_newuserdatauv(L, sizeof *u, 1);
+  u->model = NULL;
+  luaL_setmetatable(L, LLAMA);
+  u->model = t->model;
+  t->model = NULL;
+  return 1;
+}
+
+static void drop_load(moon_task *task) {
+  load_task *t = (load_task *)task;
+  moon_llama_release(t->model);
+  free(t->folder);
+}
+
+/* core.load_llama(folder, device, precision, n_ctx) -> job -> Llama; n_ctx 0: the default */
+static int load_llama(lua_State *L) {
+  static const l_job_kind kind = {"load_model", sizeof(load_task), run_load,
+                                  push_load,    drop_load,         .soft = true};
+  static const char *const precisions[] = {"fast", "exact", NULL};
+  const char *folder = luaL_checkstring(L, 1), *device = luaL_checkstring(L, 2);
+  load_task *t = l_job_new(L, &kind);
+  moon_err err;
+  if (moon_device_find(&t->device, device, &err))
+    return l_fail(L, &err);
+  t->precision = (moon_precision)luaL_checkoption(L, 3, "fast", precisions);
+  t->n_ctx = luaL_checkinteger(L, 4);
+  t->folder = strdup(folder);
+  if (!t->folder)
+    return luaL_error(L, "load_model: not enough memory");
+  return l_job_start(L, t);
+}
+
+static void set_integer(lua_State *L, const char *key, int64_t value) {
+  lua_pushinteger(L, value);
+  lua_setfield(L, -2, key);
+}
+
+static void set_number(lua_State *L, const char *key, double value) {
+  lua_pushnumber(L, value);
+  lua_setfield(L, -2, key);
+}
+
+static void set_flag(lua_State *L, const char *key, bool value) {
+  lua_pushboolean(L, value);
+  lua_setfield(L, -2, key);
+}
+
+/* What the model is made of, under DESIGN's names for dimensions. */
+static int llama_config(lua_State *L) {
+  const moon_llama_config *c = &l_llama_check(L, 1)->config;
+  lua_newtable(L);
+  set_integer(L, "n_vocab", c->n_vocab);
+  set_integer(L, "d_model", c->d_model);
+  set_integer(L, "d_ff", c->d_ff);
+  set_integer(L, "n_layers", c->n_layers);
+  set_integer(L, "n_heads", c->n_heads);
+  set_integer(L, "n_kv_heads", c->n_kv_heads);
+  set_integer(L, "d_head", c->d_head);
+  set_integer(L, "n_ctx", c->n_ctx);
+  set_number(L, "norm_eps", c->norm_eps);
+  set_number(L, "rope_theta", c->rope_theta);
+  set_flag(L, "tied", c->tied);
+  if (c->bos >= 0)
+    set_integer(L, "bos", c->bos);
+  lua_createtable(L, c->n_eos, 0);
+  for (int i = 0; i < c->n_eos; i++) {
+    lua_pushinteger(L, c->eos[i]);
+    lua_rawseti(L, -2, i + 1);
+  }
+  lua_setfield(L, -2, "eos");
+  return 1;
+}
+
+static int llama_device(lua_State *L) {
+  lua_pushstring(L, l_llama_check(L, 1)->device->name);
+  return 1;
+}
+
+static int llama_dtype(lua_State *L) {
+  lua_pushstring(L, moon_dtype_name(l_llama_check(L, 1)->dtype));
+  return 1;
+}
+
+static int llama_precision(lua_State *L) {
+  lua_pushstring(L, l_llama_check(L, 1)->precision == MOON_EXACT ? "exact" : "fast");
+  return 1;
+}
+
+static int llama_context(lua_State *L) {
+  lua_pushinteger(L, l_llama_check(L, 1)->n_ctx);
+  return 1;
+}
+
+static int llama_close(lua_State *L) {
+  l_llama *u = luaL_checkudata(L, 1, LLAMA);
+  moon_llama_release(u->model);
+  u->model = NULL;
+  return 0;
+}
+
+static int llama_tostring(lua_State *L) {
+  const l_llama *u = luaL_checkudata(L, 1, LLAMA);
+  if (!u->model)
+    lua_pushliteral(L, LLAMA " (closed)");
+  else
+    lua_pushfstring(L, LLAMA " %d layers, d_model %d, %s, %s", (int)u->model->config.n_layers,
+                    (int)u->model->config.d_model, moon_dtype_name(u->model->dtype),
+                    u->model->device->name);
+  return 1;
+}
+
+/* Sessions */
+
+static int llama_session(lua_State *L) {
+  moon_llama *model = l_llama_check(L, 1);
+  l_session *u = lua_newuserdatauv(L, sizeof *u, 1);
+  u->session = NULL;
+  luaL_setmetatable(L, SESSION);
+  moon_err err;
+  if (moon_session_new(&u->session, model, &err))
+    return l_throw(L, &err);
+  return 1;
+}
+
+static int session_length(lua_State *L) {
+  lua_pushinteger(L, l_session_check(L, 1)->n_tok);
+  return 1;
+}
+
+static int session_rewind(lua_State *L) {
+  moon_err err;
+  if (moon_session_rewind(l_session_check(L, 1), luaL_checkinteger(L, 2), &err))
+    return l_throw(L, &err);
+  lua_settop(L, 1);
+  return 1;
+}
+
+static int session_close(lua_State *L) {
+  l_session *u = luaL_checkudata(L, 1, SESSION);
+  moon_session_release(u->session);
+  u->session = NULL;
+  return 0;
+}
+
+static int session_tostring(lua_State *L) {
+  const l_session *u = luaL_checkudata(L, 1, SESSION);
+  if (!u->session)
+    lua_pushliteral(L, SESSION " (closed)");
+  else
+    lua_pushfstring(L, SESSION " %d of %d tokens", (int)u->session->n_tok,
+                    (int)u->session->model->n_ctx);
+  return 1;
+}
+
+/* Sampling */
+
+typedef struct sample_task {
+  moon_task task;
+  moon_sampler sampler;
+  moon_tensor logits;
+  int32_t id;
+} sample_task;
+
+static moon_status run_sample(moon_task *task, moon_progress *progress, moon_err *err) {
+  sample_task *t = (sample_task *)task;
+  (void)progress;
+  float *host = malloc(moon_tensor_size_bytes(&t->logits));
+  if (!host)
+    return moon_fail(err, MOON_ENOMEM, "sampler: no memory for the logits");
+  moon_status status = moon_tensor_read(&t->logits, host, err);
+  if (status == MOON_OK)
+    status = moon_sampler_next(&t->sampler, host, moon_tensor_count(&t->logits), &t->id, err);
+  free(host);
+  return status;
+}
+
+/* id, and the generator's state for the next draw */
+static int push_sample(lua_State *L, moon_task *task) {
+  const sample_task *t = (const sample_task *)task;
+  lua_pushinteger(L, t->id);
+  lua_pushinteger(L, (lua_Integer)t->sampler.state);
+  return 2;
+}
+
+static void drop_sample(moon_task *task) {
+  moon_tensor_release(&((sample_task *)task)->logits);
+}
+
+static lua_Number number_field(lua_State *L, int index, const char *key, lua_Number otherwise) {
+  lua_getfield(L, index, key);
+  if (!lua_isnil(L, -1) && !lua_isnumber(L, -1))
+    luaL_error(L, "%s: found %s, expected a number", key, luaL_typename(L, -1));
+  lua_Number value = luaL_optnumber(L, -1, otherwise);
+  lua_pop(L, 1);
+  return value;
+}
+
+static int64_t integer_field(lua_State *L, int index, const char *key) {
+  int whole = 1;
+  lua_getfield(L, index, key);
+  lua_Integer value = lua_isnil(L, -1) ? 0 : lua_tointegerx(L, -1, &whole);
+  if (!whole)
+    luaL_error(L, "%s: found %s, expected a whole number", key, luaL_tolstring(L, -1, NULL));
+  lua_pop(L, 1);
+  return value;
+}
+
+/* core.sample(logits, {temperature=, top_k=, top_p=, min_p=}, state) -> job -> id, state */
+static int sample(lua_State *L) {
+  static const l_job_kind kind = {"sample",    sizeof(sample_task), run_sample,
+                                  push_sample, drop_sample,         .quick = true};
+  moon_tensor *logits = l_tensor_check(L, 1);
+  luaL_checktype(L, 2, LUA_TTABLE);
+  luaL_argcheck(L, logits->dtype == MOON_F32 && moon_tensor_count(logits) > 0, 1,
+                "f32 logits of one position expected");
+  sample_task *t = l_job_new(L, &kind);
+  t->sampler = (moon_sampler){.temperature = (float)number_field(L, 2, "temperature", 0),
+                              .top_k = integer_field(L, 2, "top_k"),
+                              .top_p = (float)number_field(L, 2, "top_p", 1),
+                              .min_p = (float)number_field(L, 2, "min_p", 0),
+                              .state = (uint64_t)luaL_checkinteger(L, 3)};
+  moon_err err;
+  if (moon_sampler_check(&t->sampler, &err))
+    return l_throw(L, &err);
+  t->logits = moon_tensor_retain(logits);
+  return l_job_start(L, t);
+}
+
+static const luaL_Reg llama_methods[] = {
+    {"_config", llama_config},      {"_session", llama_session},
+    {"device", llama_device},       {"dtype", llama_dtype},
+    {"precision", llama_precision}, {"context", llama_context},
+    {"close", llama_close},         {NULL, NULL}};
+static const luaL_Reg llama_metamethods[] = {
+    {"__gc", llama_close}, {"__close", llama_close}, {"__tostring", llama_tostring}, {NULL, NULL}};
+
+static const luaL_Reg session_methods[] = {
+    {"length", session_length}, {"rewind", session_rewind}, {"close", session_close}, {NULL, NULL}};
+static const luaL_Reg session_metamethods[] = {{"__gc", session_close},
+                                               {"__close", session_close},
+                                               {"__len", session_length},
+                                               {"__tostring", session_tostring},
+                                               {NULL, NULL}};
+
+static const luaL_Reg functions[] = {{"load_llama", load_llama}, {"sample", sample}, {NULL, NULL}};
+
+void l_open_llama(lua_State *L) {
+  l_register(L, LLAMA, llama_methods, llama_metamethods, true);
+  l_register(L, SESSION, session_methods, session_metamethods, true);
+  luaL_setfuncs(L, functions, 0);
+  l_open_pass(L);
+}
