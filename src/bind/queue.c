@@ -2,18 +2,15 @@
 #include "bind/queue.h"
 
 #include <assert.h>
-#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <time.h>
-#include <unistd.h>
 
-static pthread_mutex_t lock =
-    PTHREAD_MUTEX_INITIALIZER; /* guards all below, and every task's refs and next */
-static pthread_cond_t changed =
-    PTHREAD_COND_INITIALIZER; /* something was queued, or the last one ended */
+/* Guards all below, and every task's refs and next. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t changed = PTHREAD_COND_INITIALIZER; /* queued something, or ended the last */
 static moon_task *first, *last;
 static int length;
 static bool thread_started;
@@ -56,8 +53,11 @@ void moon_task_release(moon_task *task) {
 static void end(moon_task *task, moon_status status) {
   pthread_mutex_lock(&lock);
   task->status = status;
-  bool dead = unref(task);
-  if (!dead) {
+  if (unref(task)) { /* nobody waits for it */
+    pthread_mutex_unlock(&lock);
+    drop(task);
+    pthread_mutex_lock(&lock);
+  } else {
     atomic_store(&task->state, MOON_TASK_DONE);
     sem_post(&task->ended);
   }
@@ -65,8 +65,6 @@ static void end(moon_task *task, moon_status status) {
     pthread_cond_broadcast(&changed);
   int fd = event_fd;
   pthread_mutex_unlock(&lock);
-  if (dead)
-    drop(task);
   if (fd >= 0)
     eventfd_write(fd, 1); /* full only after 2^64 ends that nobody read: readable all the same */
 }

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: MIT
 #include <signal.h>
 #include <stdio.h>
+#include <sys/eventfd.h>
 
 #include "host/host.h"
 
-static lua_State *running; /* what a signal handler interrupts */
-static bool interrupted;
+static lua_State *volatile running; /* what Ctrl-C raises an error in; NULL: it wakes wake_fd */
+static volatile sig_atomic_t wake_fd, interrupted;
 
 static void raise_interrupt(lua_State *L, lua_Debug *ar) {
   (void)ar;
   lua_sethook(L, NULL, 0, 0);
-  interrupted = true;
-  luaL_error(L, "interrupted");
+  lua_pushliteral(L, "interrupted");
+  lua_error(L);
 }
 
 static void set_handler(void (*handler)(int)) {
@@ -21,12 +22,27 @@ static void set_handler(void (*handler)(int)) {
 }
 
 /* A signal handler may do no more than set a hook: the next Lua instruction raises the error. A
- * second Ctrl-C before that ends the process. */
+ * second Ctrl-C before the call has ended ends the process. */
 static void on_interrupt(int signal_number) {
   (void)signal_number;
   set_handler(SIG_DFL);
-  lua_sethook(running, raise_interrupt, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT,
-              1);
+  interrupted = true;
+  if (running)
+    lua_sethook(running, raise_interrupt, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT,
+                1);
+  else
+    eventfd_write(wake_fd, 1);
+}
+
+int host_interrupt_to(lua_State *L) {
+  if (lua_isthread(L, 1)) {
+    running = lua_tothread(L, 1);
+  } else {
+    wake_fd = (int)luaL_checkinteger(L, 1);
+    running = NULL;
+  }
+  lua_pushboolean(L, interrupted);
+  return 1;
 }
 
 static int add_traceback(lua_State *L) {
@@ -40,16 +56,12 @@ int host_call(lua_State *L, int n_args, int n_results) {
   lua_insert(L, function);
   running = L;
   interrupted = false;
-  host_catch_interrupt();
+  set_handler(on_interrupt);
   int status = lua_pcall(L, n_args, n_results, function);
   set_handler(SIG_DFL);
   lua_sethook(L, NULL, 0, 0); /* of a signal that came after the last instruction */
   lua_remove(L, function);
   return status;
-}
-
-void host_catch_interrupt(void) {
-  set_handler(on_interrupt);
 }
 
 bool host_interrupted(void) {

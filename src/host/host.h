@@ -14,8 +14,11 @@
  */
 int host_call(lua_State *L, int n_args, int n_results);
 
-/* Catches Ctrl-C (again), for code that gave SIGINT another handler, as an event loop does. */
-void host_catch_interrupt(void);
+/*
+ * A Lua function for an event loop. interrupt_to(thread): Ctrl-C raises in that coroutine from now
+ * on; interrupt_to(fd): none runs, so it makes the eventfd readable. Returns whether it has come.
+ */
+int host_interrupt_to(lua_State *L);
 
 /* Whether Ctrl-C ended the last call. */
 bool host_interrupted(void);

@@ -30,16 +30,10 @@ static int set_log_level(lua_State *L) {
   return 0;
 }
 
-static int catch_interrupt(lua_State *L) {
-  (void)L;
-  host_catch_interrupt();
-  return 0;
-}
-
 /* require "moonscope.host": what only the program has */
 static int open_host(lua_State *L) {
   static const luaL_Reg functions[] = {
-      {"set_log_level", set_log_level}, {"catch_interrupt", catch_interrupt}, {NULL, NULL}};
+      {"set_log_level", set_log_level}, {"interrupt_to", host_interrupt_to}, {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;
 }

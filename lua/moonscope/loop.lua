@@ -1,0 +1,127 @@
+-- SPDX-License-Identifier: MIT
+---The event loop: many tasks (coroutines) on the Lua thread, none of which blocks it. A task waits by
+---yielding: `job.await` for the compute thread, `sleep` for the clock.
+local uv = require "luv"
+local core = require "moonscope.core"
+local job = require "moonscope.job"
+
+local M = {}
+
+local TICK_MS = 100 -- between two looks at a job's progress
+
+local alive = {} -- task -> true, until its function is over
+local waiting = {} -- task -> the job that it waits for
+local failure -- { message } of the first task that failed; ends the loop
+
+local function fail(message) failure = failure or { message } end
+
+---luv ends the process when a callback throws: here it ends the loop.
+local function guarded(fn)
+  return function()
+    local ok, message = pcall(fn)
+    if not ok then fail(message) end
+  end
+end
+
+---Ctrl-C raises in `task` while it runs, and wakes the loop while none does. In a plain Lua, whose
+---own Ctrl-C does not reach into a coroutine, this does nothing.
+local host = package.preload["moonscope.host"] and require "moonscope.host"
+local function interrupt_to(task_or_fd)
+  if host and host.interrupt_to(task_or_fd) then fail "interrupted" end
+end
+
+local function resume(task)
+  interrupt_to(task)
+  local ok, message = coroutine.resume(task)
+  interrupt_to(core.queue_fd())
+  if not ok then
+    fail(message)
+    coroutine.close(task)
+  end
+  if coroutine.status(task) == "dead" then alive[task] = nil end
+end
+
+---A variable of this kind closes the luv handle when it goes out of scope.
+local function closing(handle)
+  return setmetatable({}, { __close = function() handle:close() end })
+end
+
+---job.await's way to wait here: false outside of a task.
+local function suspend(running_job, tick)
+  local task = coroutine.running()
+  if not alive[task] then return false end
+  local timer = tick and uv.new_timer()
+  local guard <close> = timer and closing(timer)
+  if timer then timer:start(TICK_MS, TICK_MS, guarded(tick)) end
+  waiting[task] = running_job
+  coroutine.yield()
+  return true
+end
+
+local function wake_up()
+  uv.fs_read(core.queue_fd(), 8) -- takes the count of ended jobs, so that the next one is heard
+  interrupt_to(core.queue_fd())
+  local ready = {}
+  for task, its_job in pairs(waiting) do
+    if its_job:done() then ready[#ready + 1] = task end
+  end
+  for _, task in ipairs(ready) do
+    waiting[task] = nil
+    resume(task)
+  end
+end
+
+---Starts a task beside the others; `run` returns when all are over.
+---@param fn function  called with the further arguments
+function M.spawn(fn, ...)
+  assert(job.suspend, "loop.spawn: the loop does not run")
+  local arguments = table.pack(...)
+  local task = coroutine.create(function() fn(table.unpack(arguments, 1, arguments.n)) end)
+  alive[task] = true
+  resume(task)
+end
+
+---Lets the other tasks run for `ms` milliseconds.
+---@param ms integer
+function M.sleep(ms)
+  local task = coroutine.running()
+  assert(alive[task], "loop.sleep: called outside of a task")
+  local timer = uv.new_timer()
+  local guard <close> = closing(timer)
+  timer:start(ms, 0, function() resume(task) end)
+  coroutine.yield()
+end
+
+local function stop_tasks()
+  for task in pairs(alive) do
+    coroutine.close(task) -- cancels the job that it waits for
+  end
+  alive, waiting = {}, {}
+end
+
+---Runs fn(...) as a task until it and everything that it spawned are over; returns its results. The
+---first error of any task cancels the others and is thrown, as "interrupted" is on Ctrl-C.
+---@param fn function
+function M.run(fn, ...)
+  assert(not job.suspend, "loop.run: the loop runs already")
+  local ended = uv.new_poll(core.queue_fd())
+  ended:start("r", guarded(wake_up))
+  local broken_pipe = uv.new_signal() -- writing to a closed socket is an error, not the end
+  broken_pipe:start "sigpipe"
+  failure = nil
+  job.suspend = suspend
+  local results
+  M.spawn(function(...) results = table.pack(fn(...)) end, ...)
+  while next(alive) and not failure do uv.run "once" end
+  stop_tasks()
+  job.suspend = nil
+
+  interrupt_to(coroutine.running())
+  ended:close()
+  broken_pipe:close()
+  uv.run "nowait" -- lets the handles go
+  if failure then error(failure[1], 0) end
+  return table.unpack(results, 1, results.n)
+end
+
+return M
