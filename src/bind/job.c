@@ -166,14 +166,6 @@ static const luaL_Reg functions[] = {
 
 void l_open_job(lua_State *L) {
   wait_at_exit(L);
-  luaL_newmetatable(L, TYPE);
-  luaL_setfuncs(L, metamethods, 0);
-  luaL_newlib(L, methods);
-  lua_getfield(L, -3, "types");
-  lua_pushvalue(L, -2);
-  lua_setfield(L, -2, "Job");
-  lua_pop(L, 1);
-  lua_setfield(L, -2, "__index");
-  lua_pop(L, 1);
+  l_register(L, TYPE, methods, metamethods, false);
   luaL_setfuncs(L, functions, 0);
 }
