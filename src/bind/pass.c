@@ -242,7 +242,7 @@ typedef struct pass_task {
   moon_task task;
   shared_pass *shared;
   int64_t to;
-  bool finish; /* after the last layer: logits, and the sessions keep the tokens */
+  bool finish; /* after the last layer come logits; the sessions keep the tokens */
   moon_logits which;
   moon_tensor logits;
   bool counted;  /* in shared->busy */
@@ -307,11 +307,13 @@ static moon_status run_to(shared_pass *s, int64_t to, moon_progress *progress, m
 
 static moon_status run_pass(moon_task *task, moon_progress *progress, moon_err *err) {
   pass_task *t = (pass_task *)task;
-  moon_status status;
+  moon_pass *pass = t->shared->pass;
   atomic_store(&progress->total, t->to);
-  if ((status = run_to(t->shared, t->to, progress, err)) == MOON_OK && t->finish &&
-      (status = moon_pass_logits(t->shared->pass, t->which, &t->logits, err)) == MOON_OK)
-    status = moon_pass_commit(t->shared->pass, err);
+  moon_status status = run_to(t->shared, t->to, progress, err);
+  if (status == MOON_OK && t->finish && pass->layer == pass->model->config.n_layers)
+    status = moon_pass_logits(pass, t->which, &t->logits, err);
+  if (status == MOON_OK && t->finish)
+    status = moon_pass_commit(pass, err);
   count_off(t);
   return status;
 }

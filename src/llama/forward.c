@@ -301,19 +301,26 @@ static moon_status run_layer(moon_pass *p, const rows *r, moon_err *err) {
 
 /* Another pass or a rewind may have moved a session between two calls: its caches are not this
  * pass's any more. */
-static moon_status check_sessions(const moon_pass *p, moon_err *err) {
-  for (int64_t i = 0; i < p->n_spans; i++)
-    if (p->spans[i].session->n_tok != p->spans[i].start)
+static moon_status check_sessions(const moon_pass *p, int64_t to, moon_err *err) {
+  for (int64_t i = 0; i < p->n_spans; i++) {
+    const moon_session *s = p->spans[i].session;
+    if (s->n_tok != p->spans[i].start)
       return moon_fail(
           err, MOON_EINVAL,
           "forward: the session went from %lld to %lld tokens while a pass was under way",
-          (long long)p->spans[i].start, (long long)p->spans[i].session->n_tok);
+          (long long)p->spans[i].start, (long long)s->n_tok);
+    if (to > s->depth)
+      return moon_fail(
+          err, MOON_EINVAL,
+          "forward: earlier tokens of the session went through %lld layers only, expected %lld",
+          (long long)s->depth, (long long)to);
+  }
   return MOON_OK;
 }
 
 moon_status moon_pass_run(moon_pass *pass, int64_t to, moon_progress *progress, moon_err *err) {
   rows r = {0};
-  TRY(check_sessions(pass, err));
+  TRY(check_sessions(pass, to, err));
   if (pass->layer < 0) {
     TRY(embed(pass, err));
     TRY(capture(pass, MOON_AT_EMBED, 0, &pass->x, err));
@@ -377,11 +384,11 @@ done:
 }
 
 moon_status moon_pass_commit(moon_pass *pass, moon_err *err) {
-  if (pass->layer < pass->model->config.n_layers)
-    return moon_fail(err, MOON_EINVAL, "forward: layer %lld has not run, the tokens cannot be kept",
-                     (long long)pass->layer);
-  TRY(check_sessions(pass, err));
-  for (int64_t i = 0; i < pass->n_spans; i++)
-    pass->spans[i].session->n_tok += pass->spans[i].n_rows;
+  TRY(check_sessions(pass, pass->layer, err));
+  for (int64_t i = 0; i < pass->n_spans; i++) {
+    moon_session *s = pass->spans[i].session;
+    s->n_tok += pass->spans[i].n_rows;
+    s->depth = pass->layer < s->depth ? pass->layer : s->depth;
+  }
   return MOON_OK;
 }

@@ -72,7 +72,8 @@ moon_status moon_pass_new(moon_pass **out, const moon_span *spans, int64_t n_spa
                           const moon_capture *captures, int n_captures, moon_err *err);
 void moon_pass_free(moon_pass *pass); /* NULL is fine; releases the captures too */
 
-/* Runs up to (not including) layer `to`, at most n_layers. progress counts layers. */
+/* Runs up to (not including) layer `to`, at most n_layers. progress counts layers. MOON_EINVAL when
+ * earlier tokens of a session went through fewer layers. */
 moon_status moon_pass_run(moon_pass *pass, int64_t to, moon_progress *progress, moon_err *err);
 
 /* To be called after pass->x was changed from outside: captures of the last layer's output see the
@@ -83,8 +84,8 @@ moon_status moon_pass_changed(moon_pass *pass, moon_err *err);
  * last token), f32, owned by the caller; empty for NONE. Fills captures of model.norm. */
 moon_status moon_pass_logits(moon_pass *pass, moon_logits which, moon_tensor *out, moon_err *err);
 
-/* The sessions now hold the new tokens. MOON_EINVAL before the last layer: the caches of the layers
- * that did not run would have a gap. */
+/* The sessions now hold the new tokens, in the layers that have run: later passes go no further
+ * than those. */
 moon_status moon_pass_commit(moon_pass *pass, moon_err *err);
 
 #endif

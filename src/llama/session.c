@@ -28,6 +28,7 @@ moon_status moon_session_new(moon_session **out, moon_llama *model, moon_err *er
     return moon_fail(err, MOON_ENOMEM, "session: no memory");
   atomic_store(&s->refs, 1);
   s->model = moon_llama_retain(model);
+  s->depth = model->config.n_layers;
   moon_status status = new_caches(s, err);
   if (status)
     moon_session_release(s);
@@ -62,5 +63,7 @@ moon_status moon_session_rewind(moon_session *session, int64_t n, moon_err *err)
                      "rewind: found %lld, expected 0 to %lld (the tokens in the session)",
                      (long long)n, (long long)session->n_tok);
   session->n_tok -= n;
+  if (session->n_tok == 0)
+    session->depth = session->model->config.n_layers;
   return MOON_OK;
 }

@@ -7,8 +7,10 @@
 
 typedef struct moon_session {
   atomic_int refs;
-  moon_llama *model;  /* retained */
-  int64_t n_tok;      /* positions filled; written by jobs and by moon_session_rewind */
+  moon_llama *model;     /* retained */
+  _Atomic int64_t n_tok; /* positions filled; written by jobs and by moon_session_rewind */
+  int64_t depth; /* layers whose caches hold all n_tok positions: fewer after a pass that stopped
+                    early */
   moon_tensor *k, *v; /* [n_layers] caches [n_kv_heads][n_ctx][d_head]; f32 in exact, the model's
                          dtype in fast */
 } moon_session;

@@ -157,7 +157,7 @@ moon_status moon_features_encode(moon_features **out, const moon_sae *sae, const
                                  moon_arithmetic arithmetic, moon_progress *progress,
                                  moon_err *err) {
   char shape[MOON_SHAPE_TEXT];
-  moon_features *f;
+  moon_features *f = NULL;
   *out = NULL;
   if (x->rank != 2 || x->shape[1] != sae->d_model)
     return moon_fail(

@@ -1,0 +1,189 @@
+-- SPDX-License-Identifier: MIT
+---Forward passes: model:forward, session:prefill, session:step, model:step. A pass is one job unless
+---an edit's `when` asks Lua on the way.
+local core = require "moonscope.core"
+local await = require("moonscope.job").await
+local options = require "moonscope.options"
+local edits = require "moonscope.edits"
+local tensor = require "moonscope.tensor"
+
+local Llama, Session = core.types.Llama, core.types.Session
+
+local CHUNK = 256 -- tokens of a prefill that are one job, so that others get their turn
+
+local FORWARD = options.names("capture", "logits", "edits", "chunk")
+local STEP = options.names("capture", "logits", "edits")
+
+local LOGITS = { last = "last", all = "all", [false] = "none" }
+
+local function logits_of(who, opts)
+  local value = opts.logits
+  if value == nil then value = "last" end
+  local which = LOGITS[value]
+  if not which then
+    error(('%s: logits: found %s, expected "last", "all" or false'):format(who, tostring(value)), 3)
+  end
+  return which
+end
+
+---Runs a pass up to a depth with its edits; where an edit asks, Lua decides on its way.
+local function run_pass(pass, model, plan, rows, depth, finish)
+  for _, group in ipairs(plan.edits.groups) do
+    if group.depth <= depth then
+      local features
+      if group.asks then
+        await(pass:_run(group.depth))
+        features = await(pass:_encode(group.sae))
+      end
+      local mask = plan.edits:mask(group, rows, model, features)
+      if features then features:close() end
+      pass:add_edit(group.depth, group.sae, group.features, group.steps, mask, group.keep_error)
+    end
+  end
+  return await(pass:_run(depth, finish))
+end
+
+local function rows_of(session, ids, phase)
+  local rows, before = {}, session:length()
+  for i, id in ipairs(ids) do
+    rows[i] = { position = before + i, id = id, phase = phase, step = phase == "prompt" and 0 or session.n_generated + i }
+  end
+  return rows
+end
+
+local function prefill_chunk(session, ids, plan, depth, logits)
+  local model = session.model
+  local rows = rows_of(session, ids, "prompt")
+  local pass <close> = core.pass({ session }, { ids }, "prefill", plan.capture)
+  return run_pass(pass, model, plan, rows, depth, logits), pass:captures()
+end
+
+local function join(parts)
+  if #parts == 1 then return parts[1] end
+  return tensor.cat(parts, 1)
+end
+
+---@param depth integer  layers to run
+local function prefill(session, ids, plan, depth, which, chunk)
+  local logits, captured = {}, {}
+  for _, path in ipairs(plan.capture) do captured[path] = {} end
+  for first = 1, #ids, chunk do
+    local part = table.move(ids, first, math.min(first + chunk - 1, #ids), 1, {})
+    local last = first + chunk > #ids
+    local wanted = (which == "all" or last) and which or "none"
+    local got, captures = prefill_chunk(session, part, plan, depth, wanted)
+    logits[#logits + 1] = got
+    for path, value in pairs(captures) do table.insert(captured[path], value) end
+  end
+  local out = { captures = {}, edits = plan.edits:report() }
+  if #logits > 0 then out.logits = join(logits) end
+  for path, parts in pairs(captured) do out.captures[path] = join(parts) end
+  core.fields(session).n_generated = 0
+  return out
+end
+
+local function check_ids(who, ids)
+  if type(ids) ~= "table" or #ids == 0 then
+    error(who .. ": expected a list of at least one token id", 3)
+  end
+end
+
+local function plan_of(model, opts)
+  return { capture = opts.capture or {}, edits = edits.compile(opts.edits, model) }
+end
+
+---A new sequence: a KV cache of model:context() positions.
+---@return userdata session
+function Llama:session()
+  local session = self:_session()
+  local fields = core.fields(session)
+  fields.model, fields.n_generated = self, 0
+  return session
+end
+
+---Feeds prompt tokens; the prefill arithmetic, also for one token.
+---@param ids integer[]
+---@param opts {capture: string[]?, edits: moonscope.Edit[]?, logits: "last"|"all"|false|nil, chunk: integer?}?
+---@return {logits: userdata?, captures: table<string, userdata>, edits: table}
+function Session:prefill(ids, opts)
+  opts = options.check("prefill", opts, FORWARD)
+  check_ids("prefill", ids)
+  local model = self.model
+  return prefill(self, ids, plan_of(model, opts), model.config.n_layers, logits_of("prefill", opts), opts.chunk or CHUNK)
+end
+
+---Where the last capture is filled: the layers after it need not run.
+local function last_depth(model, plan)
+  local depth = 0
+  for _, path in ipairs(plan.capture) do depth = math.max(depth, core.capture_depth(model, path)) end
+  return depth
+end
+
+---One pass over a text (one BOS goes in front) or token ids, without a cache that stays.
+---@param prompt string|integer[]
+---@param opts {capture: string[]?, edits: moonscope.Edit[]?, logits: "last"|"all"|false|nil, chunk: integer?}?  logits = false stops after the last capture
+---@return {ids: integer[], logits: userdata?, captures: table<string, userdata>, edits: table}
+function Llama:forward(prompt, opts)
+  opts = options.check("forward", opts, FORWARD)
+  local ids = self:ids_of(prompt)
+  check_ids("forward", ids)
+  local plan, which = plan_of(self, opts), logits_of("forward", opts)
+  local depth = self.config.n_layers
+  if which == "none" then depth = math.min(depth, last_depth(self, plan)) end
+  local session <close> = self:session()
+  local out = prefill(session, ids, plan, depth, which, opts.chunk or CHUNK)
+  out.ids = ids
+  return out
+end
+
+---The outcome of one token of a batch.
+local function row_of(out, number)
+  local row = { captures = {} }
+  if out.logits then row.logits = out.logits:narrow(1, number, 1) end
+  for path, value in pairs(out.captures) do row.captures[path] = value:narrow(1, number, 1) end
+  return row
+end
+
+---One token for each of several sessions; each gets the bits that it has alone.
+---@param sessions userdata[]
+---@param ids integer[]
+---@param opts {capture: string[]?, edits: moonscope.Edit[]?, logits: "last"|false|nil}?
+---@return {logits: userdata?, captures: table<string, userdata>}[]
+function Llama:step(sessions, ids, opts)
+  opts = options.check("step", opts, STEP)
+  check_ids("step", ids)
+  local plan, lists, rows = plan_of(self, opts), {}, {}
+  for i, session in ipairs(sessions) do
+    lists[i] = { ids[i] }
+    rows[i] = rows_of(session, lists[i], "generated")[1]
+  end
+  local pass <close> = core.pass(sessions, lists, "decode", plan.capture)
+  local out = { logits = run_pass(pass, self, plan, rows, self.config.n_layers, logits_of("step", opts)) }
+  out.captures = pass:captures()
+  local outs = {}
+  for i, session in ipairs(sessions) do
+    local fields = core.fields(session)
+    fields.n_generated = fields.n_generated + 1
+    outs[i] = row_of(out, i)
+  end
+  return outs
+end
+
+---Feeds one generated token; the decode arithmetic.
+---@param id integer
+---@param opts {capture: string[]?, edits: moonscope.Edit[]?, logits: "last"|false|nil}?
+---@return {logits: userdata?, captures: table<string, userdata>}
+function Session:step(id, opts)
+  return self.model:step({ self }, { id }, opts)[1]
+end
+
+local rewind = Session.rewind
+
+---Forgets the last n tokens.
+---@param n integer
+function Session:rewind(n)
+  rewind(self, n)
+  local fields = core.fields(self)
+  fields.n_generated = math.max(0, fields.n_generated - n)
+  return self
+end

@@ -1,0 +1,102 @@
+-- SPDX-License-Identifier: MIT
+---model:generate: prompt in, text out, with edits on the way.
+local uv = require "luv"
+local core = require "moonscope.core"
+local await = require("moonscope.job").await
+local options = require "moonscope.options"
+local edits = require "moonscope.edits"
+
+local Llama = core.types.Llama
+
+local OPTIONS = options.names("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "ignore_eos", "edits", "on_token")
+local MAX_TOKENS = 40
+
+---A prompt's token ids: a text gets one BOS in front unless it begins with it; a list is taken as it is.
+---@param prompt string|integer[]
+---@return integer[]
+function Llama:ids_of(prompt)
+  if type(prompt) == "table" then return prompt end
+  if type(prompt) ~= "string" then
+    error(("prompt: found %s, expected a text or a list of token ids"):format(type(prompt)), 3)
+  end
+  if not self.tokenizer then error("prompt: the model has no tokenizer.json; give token ids", 3) end
+  local ids = self.tokenizer:encode(prompt)
+  local bos = self.tokenizer:bos_id() or self.config.bos
+  if bos and ids[1] ~= bos then table.insert(ids, 1, bos) end
+  return ids
+end
+
+local function max_tokens_of(opts)
+  local n = opts.max_tokens or MAX_TOKENS
+  if math.type(n) ~= "integer" or n < 0 then
+    error(("generate: max_tokens: found %s, expected a whole number from 0"):format(tostring(n)), 3)
+  end
+  return n
+end
+
+local function end_ids(model, opts)
+  local ends = {}
+  if not opts.ignore_eos then
+    for _, id in ipairs(model.config.eos) do ends[id] = true end
+  end
+  return ends
+end
+
+---A function that draws the next id from logits.
+local function sampler_of(opts)
+  local state = opts.seed or 0
+  return function(logits)
+    local id
+    id, state = await(core.sample(logits, opts, state))
+    return id
+  end
+end
+
+local function seconds_since(start) return (uv.hrtime() - start) / 1e9 end
+
+---Writes on after a prompt. Greedy unless a temperature is given. Stops at an end token (which is in
+---reply.ids, not in reply.text), after max_tokens, or when the context is full.
+---@param prompt string|integer[]
+---@param opts {max_tokens: integer?, temperature: number?, top_k: integer?, top_p: number?, min_p: number?, seed: integer?, ignore_eos: boolean?, edits: moonscope.Edit[]?, on_token: fun(token: {id: integer, text: string})?}?
+---@return {prompt_ids: integer[], ids: integer[], text: string, finish_reason: "stop"|"length", timings: table, edits: table}
+function Llama:generate(prompt, opts)
+  opts = options.check("generate", opts, OPTIONS)
+  local max_tokens, ends, draw = max_tokens_of(opts), end_ids(self, opts), sampler_of(opts)
+  local changes = edits.compile(opts.edits, self)
+  local stream = self.tokenizer and self.tokenizer:stream()
+  local reply = { prompt_ids = self:ids_of(prompt), ids = {}, finish_reason = "length" }
+  local pieces = {}
+  local function emit(id, text)
+    pieces[#pieces + 1] = text
+    if opts.on_token then opts.on_token { id = id, text = text } end
+  end
+
+  local session <close> = self:session()
+  local start = uv.hrtime()
+  local logits = session:prefill(reply.prompt_ids, { edits = changes }).logits
+  local prompt_seconds = seconds_since(start)
+  local decode_start = uv.hrtime()
+  while #reply.ids < max_tokens do
+    local id = draw(logits)
+    reply.ids[#reply.ids + 1] = id
+    if ends[id] then
+      reply.finish_reason = "stop"
+      break
+    end
+    emit(id, stream and stream:feed(id) or "")
+    if #reply.ids == max_tokens or session:length() == self:context() then break end
+    logits = session:step(id, { edits = changes }).logits
+  end
+  local rest = stream and stream:finish() or ""
+  if rest ~= "" then emit(reply.ids[#reply.ids], rest) end
+
+  local decode_seconds = seconds_since(decode_start)
+  reply.text = table.concat(pieces)
+  reply.edits = changes:report()
+  reply.timings = {
+    prompt_tokens = #reply.prompt_ids, prompt_seconds = prompt_seconds,
+    generated_tokens = #reply.ids, generated_seconds = decode_seconds,
+    tokens_per_second = decode_seconds > 0 and #reply.ids / decode_seconds or 0,
+  }
+  return reply
+end
