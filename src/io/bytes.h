@@ -12,10 +12,17 @@ typedef struct moon_bytes moon_bytes;
  * MOON_EINVAL (not a regular file). */
 moon_status moon_bytes_open(moon_bytes **out, const char *path, moon_err *err);
 
+/* The same over a copy of memory, for parsers without a disk. */
+moon_status moon_bytes_copy(moon_bytes **out, const void *data, size_t size, moon_err *err);
+
 moon_bytes *moon_bytes_retain(moon_bytes *bytes);
 void moon_bytes_release(moon_bytes *bytes); /* NULL is fine; unmaps with the last reference */
 
 const uint8_t *moon_bytes_data(const moon_bytes *bytes); /* borrowed; NULL when the size is 0 */
 size_t moon_bytes_size(const moon_bytes *bytes);
+
+/* Fails with errno's text: "path: No such file or directory". MOON_ENOENT, MOON_EEXIST, MOON_ENOMEM
+ * where errno says so, else MOON_EIO. */
+moon_status moon_fail_os(moon_err *err, const char *path);
 
 #endif

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: MIT
+#include "io/digest.h"
+
+#include <openssl/evp.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+struct moon_digest {
+  atomic_int refs;
+  EVP_MD_CTX *context;
+};
+
+static moon_status fail_memory(moon_err *err) {
+  return moon_fail(err, MOON_ENOMEM, "no memory for a sha256");
+}
+
+moon_status moon_digest_new(moon_digest **out, moon_err *err) {
+  moon_digest *digest = calloc(1, sizeof *digest);
+  if (!digest)
+    return fail_memory(err);
+  digest->refs = 1;
+  digest->context = EVP_MD_CTX_new();
+  if (!digest->context || !EVP_DigestInit_ex(digest->context, EVP_sha256(), NULL)) {
+    moon_digest_release(digest);
+    return fail_memory(err);
+  }
+  *out = digest;
+  return MOON_OK;
+}
+
+moon_digest *moon_digest_retain(moon_digest *digest) {
+  atomic_fetch_add(&digest->refs, 1);
+  return digest;
+}
+
+void moon_digest_release(moon_digest *digest) {
+  if (!digest || atomic_fetch_sub(&digest->refs, 1) > 1)
+    return;
+  EVP_MD_CTX_free(digest->context);
+  free(digest);
+}
+
+void moon_digest_add(moon_digest *digest, const void *data, size_t size) {
+  EVP_DigestUpdate(digest->context, data, size); /* cannot fail once it was initialised */
+}
+
+moon_status moon_digest_text(const moon_digest *digest, char text[MOON_SHA256_TEXT],
+                             moon_err *err) {
+  unsigned char hash[EVP_MAX_MD_SIZE];
+  EVP_MD_CTX *copy = EVP_MD_CTX_new();
+  bool ok =
+      copy && EVP_MD_CTX_copy_ex(copy, digest->context) && EVP_DigestFinal_ex(copy, hash, NULL);
+  EVP_MD_CTX_free(copy);
+  if (!ok)
+    return fail_memory(err);
+  for (int i = 0; i < 32; i++)
+    snprintf(text + 2 * i, 3, "%02x", hash[i]);
+  return MOON_OK;
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: MIT
+#include "io/outfile.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define WRITE_MAX ((size_t)1 << 30) /* Linux writes no more than 2 GiB at once */
+
+/* Bytes of path up to and with its last '/'; 0 in the working directory. */
+static size_t folder_size(const char *path) {
+  const char *slash = strrchr(path, '/');
+  return slash ? (size_t)(slash + 1 - path) : 0;
+}
+
+/* New at each call, so a leftover of a killed process is passed over. */
+static char *temporary_name(const char *path) {
+  static atomic_uint counter;
+  size_t folder = folder_size(path), size = folder + 64;
+  char *name = malloc(size);
+  if (name)
+    snprintf(name, size, "%.*s.moonscope-%ld-%u.tmp", (int)folder, path, (long)getpid(),
+             atomic_fetch_add(&counter, 1));
+  return name;
+}
+
+static moon_status check_target(const char *path, moon_err *err) {
+  struct stat target;
+  if (!path[folder_size(path)])
+    return moon_fail(err, MOON_EINVAL, "%s: not the name of a file", path);
+  if (stat(path, &target) == 0 && !S_ISREG(target.st_mode))
+    return moon_fail(err, MOON_EINVAL, "%s: there already, and not a regular file", path);
+  return MOON_OK;
+}
+
+moon_status moon_outfile_create(moon_outfile *out, const char *path, moon_err *err) {
+  *out = (moon_outfile){.fd = -1};
+  moon_status status = check_target(path, err);
+  if (status != MOON_OK)
+    return status;
+  out->path = strdup(path);
+  do {
+    free(out->temporary);
+    out->temporary = temporary_name(path);
+    if (!out->path || !out->temporary)
+      return moon_fail(err, MOON_ENOMEM, "no memory for a path");
+    out->fd = open(out->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666);
+  } while (out->fd < 0 && errno == EEXIST);
+  if (out->fd >= 0)
+    return MOON_OK;
+  free(out->temporary);
+  out->temporary = NULL;
+  return moon_fail_os(err, path);
+}
+
+moon_status moon_outfile_append(moon_outfile *out, const void *data, size_t size, moon_err *err) {
+  const char *p = data;
+  while (size) {
+    ssize_t n = write(out->fd, p, size < WRITE_MAX ? size : WRITE_MAX);
+    if (n < 0 && errno != EINTR)
+      return moon_fail_os(err, out->path);
+    if (n > 0) {
+      p += n;
+      size -= (size_t)n;
+    }
+  }
+  return MOON_OK;
+}
+
+moon_status moon_outfile_seal(moon_outfile *out, moon_err *err) {
+  int synced = fsync(out->fd);
+  moon_status status = synced ? moon_fail_os(err, out->path) : MOON_OK;
+  if (close(out->fd) && status == MOON_OK)
+    status = moon_fail_os(err, out->path);
+  out->fd = -1;
+  out->sealed = status == MOON_OK;
+  return status;
+}
+
+static moon_status sync_folder(const char *path, moon_err *err) {
+  size_t size = folder_size(path);
+  char *folder = size ? strndup(path, size) : strdup(".");
+  if (!folder)
+    return moon_fail(err, MOON_ENOMEM, "no memory for a path");
+  int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  moon_status status = fd < 0 || fsync(fd) ? moon_fail_os(err, folder) : MOON_OK;
+  if (fd >= 0)
+    close(fd);
+  free(folder);
+  return status;
+}
+
+moon_status moon_outfile_publish(moon_outfile *out, moon_err *err) {
+  if (!out->sealed || !out->temporary)
+    return moon_fail(err, MOON_EINVAL, "%s: not sealed, or published already", out->path);
+  if (rename(out->temporary, out->path))
+    return moon_fail_os(err, out->path);
+  free(out->temporary);
+  out->temporary = NULL;
+  return sync_folder(out->path, err);
+}
+
+void moon_outfile_close(moon_outfile *out) {
+  if (out->fd >= 0)
+    close(out->fd);
+  if (out->temporary)
+    unlink(out->temporary);
+  free(out->temporary);
+  free(out->path);
+  *out = (moon_outfile){.fd = -1};
+}

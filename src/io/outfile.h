@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: MIT
+/*
+ * A file that appears at its name only when it is complete: written under a temporary name in the
+ * same folder, then write -> fsync(file) -> rename -> fsync(folder).
+ */
+#ifndef MOON_IO_OUTFILE_H
+#define MOON_IO_OUTFILE_H
+
+#include "io/bytes.h"
+
+typedef struct moon_outfile {
+  char *path, *temporary; /* temporary: NULL once it has been renamed */
+  int fd;                 /* -1: closed */
+  bool sealed;
+} moon_outfile;
+
+/* Owned by the caller (moon_outfile_close), also after a failure. A path that is there and is no
+ * regular file is refused: renaming would replace the device or folder. MOON_EINVAL, MOON_ENOENT
+ * (no such folder), MOON_EIO. */
+moon_status moon_outfile_create(moon_outfile *out, const char *path, moon_err *err);
+moon_status moon_outfile_append(moon_outfile *out, const void *data, size_t size, moon_err *err);
+/* Syncs and closes: after it only the name can fail. */
+moon_status moon_outfile_seal(moon_outfile *out, moon_err *err);
+moon_status moon_outfile_publish(moon_outfile *out, moon_err *err); /* after seal */
+void moon_outfile_close(moon_outfile *out); /* removes what was not published */
+
+#endif
