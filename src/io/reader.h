@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: MIT
+/* What a checkpoint is made of and how a format fills it: for checkpoint.c and the formats only. */
+#ifndef MOON_IO_READER_H
+#define MOON_IO_READER_H
+
+#include <jansson.h>
+
+#include "io/checkpoint.h"
+
+#define MOON_HEADER_MAX 100000000 /* bytes of a safetensors header, an index or a pickle */
+
+struct moon_checkpoint {
+  atomic_int refs;
+  char *path;
+  const char *format;  /* a string constant */
+  moon_entry *entries; /* sorted by name once moon_checkpoint_sort is done */
+  size_t n_entries, entries_room;
+  moon_pair *metadata; /* likewise by key */
+  size_t n_metadata, metadata_room;
+  moon_bytes **files; /* one reference each */
+  size_t n_files, files_room;
+};
+
+/* The formats: they add the files, entries and metadata of what they read, unsorted. */
+moon_status moon_safetensors_read(moon_checkpoint *into, moon_bytes *bytes, moon_err *err);
+moon_status moon_shards_read(moon_checkpoint *into, const char *index_path, moon_err *err);
+moon_status moon_pth_read(moon_checkpoint *into, moon_bytes *bytes, moon_err *err);
+
+moon_status moon_checkpoint_add_file(moon_checkpoint *into, moon_bytes *bytes,
+                                     moon_err *err); /* retains */
+/* Both copy name, key and value (of size bytes), which must be UTF-8 without a zero byte. */
+moon_status moon_checkpoint_add(moon_checkpoint *into, const char *name, const moon_entry *entry,
+                                moon_err *err);
+moon_status moon_checkpoint_add_metadata(moon_checkpoint *into, const char *key, const char *value,
+                                         moon_err *err);
+/* Sorts by name; MOON_EFORMAT for a name that is there twice. */
+moon_status moon_checkpoint_sort(moon_checkpoint *checkpoint, moon_err *err);
+
+/* Puts "tensor 'name': " in front of err's text and returns code. */
+moon_status moon_fail_in_tensor(moon_err *err, moon_status code, const char *name);
+
+/* Fills strides for a row-major shape. */
+void moon_strides_fill(int64_t *strides, const int64_t *shape, int rank);
+bool moon_utf8_valid(const char *text, size_t size);
+
+/* JSON text of a file as a value of that type; duplicate keys refused. Owned by the caller
+ * (json_decref). */
+moon_status moon_json_parse(json_t **out, const uint8_t *data, size_t size, moon_err *err);
+
+#endif
