@@ -5,6 +5,7 @@
 ---Float tensors of any dtype take part in arithmetic; it is done in f32 and the result is f32.
 local core = require "moonscope.core"
 local job = require "moonscope.job"
+local opts = require "moonscope.options"
 
 local M = {}
 
@@ -76,19 +77,6 @@ local function check_tensor(op, x)
   if not is_tensor(x) then error(("%s: found a %s, expected a moonscope.Tensor"):format(op, type(x)), 0) end
 end
 
-local function check_options(op, options, ...)
-  if options == nil then return {} end
-  if type(options) ~= "table" then error(("%s: options are a %s, expected a table"):format(op, type(options)), 0) end
-  local known = {}
-  for _, name in ipairs { ... } do known[name] = true end
-  for name in pairs(options) do
-    if not known[name] then
-      error(("%s: unknown option %s, expected %s"):format(op, tostring(name), table.concat({ ... }, ", ")), 0)
-    end
-  end
-  return options
-end
-
 ---The shape as a table, and the options: f{2, 3}, f({2, 3}, {dtype = "f16"}), f(2, 3), f(2, 3, {dtype = "f16"}).
 local function shape_and_options(first, ...)
   if type(first) == "table" then return first, ... end
@@ -99,11 +87,13 @@ end
 
 -- Constructors
 
+local MAKE, DRAW = opts.names("dtype", "device"), opts.names("seed", "dtype", "device")
+
 local full, rand, randn = awaited(core._full), awaited(core._rand), awaited(core._randn)
 local from_table, from_string, cat = awaited(core._from_table), awaited(core._from_string), awaited(core._cat)
 
 local function constant(op, value, shape, options)
-  options = check_options(op, options, "dtype", "device")
+  options = opts.check(op, options, MAKE)
   return full(value, shape, options.dtype, options.device)
 end
 
@@ -112,7 +102,7 @@ end
 ---@param options? {dtype: moonscope.Dtype?, device: string?}  f32 on the CPU
 ---@return moonscope.Tensor
 function M.tensor(values, options)
-  options = check_options("tensor", options, "dtype", "device")
+  options = opts.check("tensor", options, MAKE)
   return from_table(values, options.dtype, options.device)
 end
 
@@ -133,7 +123,7 @@ function M.full(shape, value, options) return constant("full", value, shape, opt
 local unseeded = 0x6d6f6f6e00000000
 
 local function random(op, make, shape, options)
-  options = check_options(op, options, "seed", "dtype", "device")
+  options = opts.check(op, options, DRAW)
   local seed = options.seed
   if seed == nil then
     seed, unseeded = unseeded, unseeded + 1
@@ -179,7 +169,7 @@ end
 ---@param options? {device: string?}
 ---@return moonscope.Tensor
 function M.from_string(bytes, dtype, shape, options)
-  options = check_options("from_string", options, "device")
+  options = opts.check("from_string", options, opts.names("device"))
   return from_string(bytes, shape, dtype, options.device)
 end
 
@@ -209,7 +199,7 @@ metatable.__unm = function(t) return t:neg() end
 ---@param options {dtype: moonscope.Dtype?, device: string?}
 ---@return moonscope.Tensor
 function Tensor:to(options)
-  options = check_options("to", options, "dtype", "device")
+  options = opts.check("to", options, MAKE)
   return to(self, options.dtype, options.device)
 end
 
@@ -272,7 +262,7 @@ end
 ---@param options? {atol: number?, rtol: number?}  1e-8 and 1e-5
 ---@return boolean
 function Tensor:allclose(u, options)
-  options = check_options("allclose", options, "atol", "rtol")
+  options = opts.check("allclose", options, opts.names("atol", "rtol"))
   return allclose(self, u, options.atol or 1e-8, options.rtol or 1e-5)
 end
 

@@ -68,12 +68,10 @@ static moon_status read_as(void **host, const moon_tensor *t, moon_dtype dtype, 
 /* A new tensor as the task says, from host memory in `from`. */
 static moon_status make_from(data_task *t, const void *host, moon_dtype from, moon_err *err) {
   moon_tensor here;
-  moon_status status = moon_tensor_new(&here, moon_cpu(), from, t->shape, t->rank, err);
+  moon_status status = moon_tensor_from_host(&here, moon_cpu(), from, t->shape, t->rank, host, err);
   if (status)
     return status;
-  status = moon_tensor_write(&here, host, err);
-  if (!status)
-    status = moon_tensor_to(&t->out, &here, t->device, t->dtype, err);
+  status = moon_tensor_to(&t->out, &here, t->device, t->dtype, err);
   moon_tensor_release(&here);
   return status;
 }
