@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: MIT
+#include "llama/bpe.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* One token of a piece while it grows. Symbols are numbered by their first byte. */
+typedef struct moon_bpe_symbol {
+  int32_t id;
+  uint32_t previous, next; /* NONE at the ends */
+  uint32_t rank; /* of the merge with the next one; MOON_BPE_NO_RANK: none, or swallowed */
+} symbol;
+
+#define NONE UINT32_MAX
+
+/*
+ * The queue of merges, lowest rank and then leftmost first. Merges of one rank mostly arrive from
+ * left to right, so they are chained to runs, and the heap holds runs, each under its first merge:
+ * a long text of few different pairs takes linear time. A merge stays queued when a neighbour is
+ * merged before it; its symbol has another rank by then.
+ */
+typedef struct moon_bpe_node {
+  uint32_t rank, symbol; /* MOON_BPE_NO_RANK: the node is free */
+  uint32_t next;         /* in the run, or of the free ones; NONE: the last */
+} node;
+
+typedef struct moon_bpe_run {
+  uint64_t key; /* rank << 32 | symbol of the first node */
+  uint32_t first;
+} run;
+
+moon_status moon_bpe_init(moon_bpe *bpe, uint32_t max_merges, uint64_t seed, moon_err *err) {
+  size_t n_slots = 16;
+  while (n_slots < 2 * (size_t)max_merges)
+    n_slots *= 2;
+  *bpe = (moon_bpe){.mask = n_slots - 1, .seed = seed};
+  bpe->merged = malloc(((size_t)max_merges + 1) * sizeof *bpe->merged);
+  bpe->slots = malloc(n_slots * sizeof *bpe->slots);
+  if (!bpe->merged || !bpe->slots)
+    return moon_fail(err, MOON_ENOMEM, "no memory for %u merges", max_merges);
+  for (size_t i = 0; i < n_slots; i++)
+    bpe->slots[i].rank = MOON_BPE_NO_RANK;
+  return MOON_OK;
+}
+
+void moon_bpe_free(moon_bpe *bpe) {
+  free(bpe->merged);
+  free(bpe->slots);
+}
+
+/* The slot of this pair, or the empty one where it would go. */
+static moon_bpe_slot *slot_of(const moon_bpe *bpe, int32_t left, int32_t right) {
+  uint64_t pair = (uint64_t)left << 32 | (uint32_t)right;
+  uint64_t h = (pair ^ bpe->seed) * 0x9e3779b97f4a7c15u;
+  h = (h ^ (h >> 32)) * 0x9e3779b97f4a7c15u;
+  for (size_t i = h ^ (h >> 32);; i++) {
+    moon_bpe_slot *slot = &bpe->slots[i & bpe->mask];
+    if (slot->rank == MOON_BPE_NO_RANK || slot->pair == pair)
+      return slot;
+  }
+}
+
+bool moon_bpe_add(moon_bpe *bpe, int32_t left, int32_t right, int32_t merged) {
+  moon_bpe_slot *slot = slot_of(bpe, left, right);
+  if (slot->rank != MOON_BPE_NO_RANK)
+    return false;
+  slot->pair = (uint64_t)left << 32 | (uint32_t)right;
+  slot->rank = bpe->n_merges;
+  bpe->merged[bpe->n_merges++] = merged;
+  return true;
+}
+
+/* array with room for n elements at least, twice the capacity that it had where it must grow;
+ * NULL: no memory, and array is as it was. */
+static void *reserve(void *array, size_t *capacity, size_t n, size_t element_size) {
+  if (n <= *capacity)
+    return array;
+  size_t wanted = 2 * *capacity > n ? 2 * *capacity : n + 64, size_bytes;
+  void *grown =
+      moon_size_mul(&size_bytes, wanted, element_size) ? realloc(array, size_bytes) : NULL;
+  if (grown)
+    *capacity = wanted;
+  return grown;
+}
+
+static bool grow_encoding(moon_encoding *encoding) {
+  size_t n_ids = encoding->capacity, n_ends = encoding->capacity;
+  int32_t *ids = reserve(encoding->ids, &n_ids, encoding->n + 1, sizeof *ids);
+  if (!ids)
+    return false;
+  encoding->ids = ids;
+  size_t *ends = reserve(encoding->ends, &n_ends, encoding->n + 1, sizeof *ends);
+  if (!ends)
+    return false;
+  encoding->ends = ends;
+  encoding->capacity = n_ends;
+  return true;
+}
+
+moon_status moon_encoding_add(moon_encoding *encoding, int32_t id, size_t end, moon_err *err) {
+  if (encoding->n == encoding->capacity && !grow_encoding(encoding))
+    return moon_fail(err, MOON_ENOMEM, "no memory for more than %zu token ids", encoding->n);
+  encoding->ids[encoding->n] = id;
+  encoding->ends[encoding->n++] = end;
+  return MOON_OK;
+}
+
+void moon_encoding_free(moon_encoding *encoding) {
+  free(encoding->ids);
+  free(encoding->ends);
+  *encoding = (moon_encoding){0};
+}
+
+void moon_bpe_scratch_free(moon_bpe_scratch *scratch) {
+  free(scratch->symbols);
+  free(scratch->nodes);
+  free(scratch->heap);
+}
+
+static run run_from(const moon_bpe_scratch *s, uint32_t first) {
+  return (run){(uint64_t)s->nodes[first].rank << 32 | s->nodes[first].symbol, first};
+}
+
+static void sift_up(moon_bpe_scratch *s, size_t i, run new) {
+  for (; i > 0 && s->heap[(i - 1) / 2].key > new.key; i = (i - 1) / 2)
+    s->heap[i] = s->heap[(i - 1) / 2];
+  s->heap[i] = new;
+}
+
+static void sift_down_from_top(moon_bpe_scratch *s, run new) {
+  size_t i = 0;
+  for (size_t child; (child = 2 * i + 1) < s->n_heap; i = child) {
+    if (child + 1 < s->n_heap && s->heap[child + 1].key < s->heap[child].key)
+      child++;
+    if (s->heap[child].key >= new.key)
+      break;
+    s->heap[i] = s->heap[child];
+  }
+  s->heap[i] = new;
+}
+
+static uint32_t take_node(moon_bpe_scratch *s) {
+  uint32_t taken = s->free_node;
+  if (taken == NONE)
+    return s->n_nodes++;
+  s->free_node = s->nodes[taken].next;
+  return taken;
+}
+
+static void queue_push(moon_bpe_scratch *s, uint32_t rank, uint32_t i) {
+  uint32_t *last = &s->last[rank % (sizeof s->last / sizeof *s->last)];
+  node *tail = *last < s->n_nodes ? &s->nodes[*last] : NULL;
+  bool extends = tail && tail->rank == rank && tail->next == NONE && tail->symbol < i;
+  uint32_t added = take_node(s);
+  s->nodes[added] = (node){rank, i, NONE};
+  if (extends)
+    tail->next = added;
+  else
+    sift_up(s, s->n_heap++, run_from(s, added));
+  *last = added;
+}
+
+static node queue_pop(moon_bpe_scratch *s) {
+  uint32_t first = s->heap[0].first;
+  node popped = s->nodes[first];
+  s->nodes[first] = (node){MOON_BPE_NO_RANK, 0, s->free_node};
+  s->free_node = first;
+  if (popped.next != NONE)
+    sift_down_from_top(s, run_from(s, popped.next));
+  else if (--s->n_heap > 0)
+    sift_down_from_top(s, s->heap[s->n_heap]);
+  return popped;
+}
+
+/* Looks up the merge of symbol i with the next one and queues it. */
+static void queue_merge(const moon_bpe *bpe, moon_bpe_scratch *s, uint32_t i) {
+  symbol *left = &s->symbols[i];
+  left->rank = left->next == NONE ? MOON_BPE_NO_RANK
+                                  : slot_of(bpe, left->id, s->symbols[left->next].id)->rank;
+  if (left->rank != MOON_BPE_NO_RANK)
+    queue_push(s, left->rank, i);
+}
+
+static void merge_with_next(const moon_bpe *bpe, moon_bpe_scratch *s, uint32_t i) {
+  symbol *left = &s->symbols[i], *right = &s->symbols[left->next];
+  left->id = bpe->merged[left->rank];
+  left->next = right->next;
+  right->rank = MOON_BPE_NO_RANK;
+  if (left->next != NONE)
+    s->symbols[left->next].previous = i;
+  if (left->previous != NONE)
+    queue_merge(bpe, s, left->previous);
+  queue_merge(bpe, s, i);
+}
+
+/* Queued are size - 1 merges at first; each merge takes one and adds two: never more than 2 * size.
+ */
+static bool reserve_scratch(moon_bpe_scratch *s, size_t size) {
+  symbol *symbols = reserve(s->symbols, &s->symbol_capacity, size, sizeof *symbols);
+  if (!symbols)
+    return false;
+  s->symbols = symbols;
+  node *nodes = reserve(s->nodes, &s->node_capacity, 2 * size, sizeof *nodes);
+  if (!nodes)
+    return false;
+  s->nodes = nodes;
+  run *heap = reserve(s->heap, &s->heap_capacity, 2 * size, sizeof *heap);
+  if (!heap)
+    return false;
+  s->heap = heap;
+  return true;
+}
+
+static void start(const moon_bpe *bpe, moon_bpe_scratch *s, const char *piece, uint32_t size) {
+  s->n_heap = s->n_nodes = 0;
+  s->free_node = NONE;
+  for (uint32_t i = 0; i < size; i++) {
+    uint32_t previous = i ? i - 1 : NONE;
+    s->symbols[i] = (symbol){bpe->byte_ids[(uint8_t)piece[i]], previous, NONE, MOON_BPE_NO_RANK};
+    if (i == 0)
+      continue;
+    s->symbols[i - 1].next = i;
+    queue_merge(bpe, s, i - 1);
+  }
+}
+
+moon_status moon_bpe_encode(const moon_bpe *bpe, moon_bpe_scratch *scratch, const char *piece,
+                            size_t size, size_t offset, moon_encoding *out, moon_err *err) {
+  if (!reserve_scratch(scratch, size))
+    return moon_fail(err, MOON_ENOMEM, "no memory to tokenize a piece of %zu bytes", size);
+  symbol *symbols = scratch->symbols;
+  start(bpe, scratch, piece, (uint32_t)size);
+  while (scratch->n_heap) {
+    node top = queue_pop(scratch);
+    if (symbols[top.symbol].rank == top.rank)
+      merge_with_next(bpe, scratch, top.symbol);
+  }
+  moon_status status = MOON_OK;
+  for (uint32_t i = 0; i != NONE && !status; i = symbols[i].next) {
+    size_t end = symbols[i].next == NONE ? size : symbols[i].next;
+    status = moon_encoding_add(out, symbols[i].id, offset + end, err);
+  }
+  return status;
+}

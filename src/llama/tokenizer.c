@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: MIT
+#include "llama/tokenizer.h"
+
+#include <stdlib.h>
+
+#include "llama/tokenizer_parts.h"
+#include "llama/utf8.h"
+
+moon_tokenizer *moon_tokenizer_retain(moon_tokenizer *tokenizer) {
+  atomic_fetch_add(&tokenizer->refs, 1);
+  return tokenizer;
+}
+
+void moon_tokenizer_release(moon_tokenizer *tokenizer) {
+  if (!tokenizer || atomic_fetch_sub(&tokenizer->refs, 1) > 1)
+    return;
+  moon_vocab_free(&tokenizer->vocab);
+  moon_bpe_free(&tokenizer->bpe);
+  moon_special_free(&tokenizer->special);
+  moon_splitter_free(tokenizer->splitter);
+  free(tokenizer);
+}
+
+/* A text on its way to ids. */
+typedef struct encoder {
+  const moon_tokenizer *tokenizer;
+  const char *text;
+  moon_split *split;
+  moon_bpe_scratch scratch;
+  moon_encoding *out;
+} encoder;
+
+static moon_status encode_piece(encoder *e, size_t start, size_t end, moon_err *err) {
+  const moon_tokenizer *t = e->tokenizer;
+  const char *piece = e->text + start;
+  size_t size = end - start;
+  int32_t whole = t->ignore_merges ? moon_vocab_find(&t->vocab, piece, size) : -1;
+  if (whole >= 0)
+    return moon_encoding_add(e->out, whole, end, err);
+  return moon_bpe_encode(&t->bpe, &e->scratch, piece, size, start, e->out, err);
+}
+
+/* start to end is well-formed UTF-8. */
+static moon_status encode_utf8(encoder *e, size_t start, size_t end, moon_err *err) {
+  const char *text = e->text + start;
+  moon_status status = MOON_OK;
+  for (size_t from = 0, to; from < end - start && !status; from = to) {
+    status = moon_split_next(e->split, text, end - start, from, &to, err);
+    if (!status)
+      status = encode_piece(e, start + from, start + to, err);
+  }
+  return status;
+}
+
+/* Any bytes that hold no added token. */
+static moon_status encode_text(encoder *e, size_t start, size_t end, moon_err *err) {
+  moon_status status = MOON_OK;
+  while (start < end && !status) {
+    size_t good = start, n;
+    while (good < end && (n = moon_utf8_char(e->text + good, end - good)) > 0)
+      good += n;
+    status = encode_utf8(e, start, good, err);
+    if (good < end && !status)
+      status = moon_encoding_add(e->out, e->tokenizer->bpe.byte_ids[(uint8_t)e->text[good]],
+                                 good + 1, err);
+    start = good + 1;
+  }
+  return status;
+}
+
+static moon_status encode(encoder *e, size_t size, int flags, moon_err *err) {
+  const moon_tokenizer *t = e->tokenizer;
+  moon_status status = MOON_OK;
+  if (flags & MOON_ENCODE_BOS && t->bos >= 0)
+    status = moon_encoding_add(e->out, t->bos, 0, err);
+  for (size_t start = 0, at; start < size && !status;) {
+    int32_t id = moon_special_find(&t->special, &t->vocab, !(flags & MOON_ENCODE_LITERAL), e->text,
+                                   size, start, &at);
+    status = encode_text(e, start, at, err);
+    start = id < 0 ? size : at + t->vocab.tokens[id].size;
+    if (id >= 0 && !status)
+      status = moon_encoding_add(e->out, id, start, err);
+  }
+  return status;
+}
+
+moon_status moon_tokenizer_encode(const moon_tokenizer *tokenizer, const char *text, size_t size,
+                                  int flags, moon_encoding *out, moon_err *err) {
+  if (size > INT32_MAX)
+    return moon_fail(err, MOON_ERANGE, "text of %zu bytes: the tokenizer takes at most %d", size,
+                     INT32_MAX);
+  encoder e = {.tokenizer = tokenizer, .text = text, .out = out};
+  moon_status status = moon_split_new(&e.split, tokenizer->splitter, err);
+  if (!status)
+    status = encode(&e, size, flags, err);
+  moon_split_free(e.split);
+  moon_bpe_scratch_free(&e.scratch);
+  return status;
+}
+
+moon_status moon_tokenizer_token(const moon_tokenizer *tokenizer, int64_t id, moon_token *out,
+                                 moon_err *err) {
+  int32_t n_vocab = tokenizer->vocab.n_vocab;
+  if (id < 0 || id >= n_vocab)
+    return moon_fail(err, MOON_ERANGE, "token id %lld: expected 0 to %d", (long long)id,
+                     n_vocab - 1);
+  *out = tokenizer->vocab.tokens[id];
+  if (!out->bytes)
+    return moon_fail(err, MOON_ERANGE, "token id %lld: the vocabulary has no such token",
+                     (long long)id);
+  return MOON_OK;
+}
+
+int32_t moon_tokenizer_find(const moon_tokenizer *tokenizer, const char *bytes, size_t size) {
+  int32_t added = moon_special_get(&tokenizer->special, bytes, size);
+  return added >= 0 ? added : moon_vocab_find(&tokenizer->vocab, bytes, size);
+}
+
+int32_t moon_tokenizer_n_vocab(const moon_tokenizer *tokenizer) {
+  return tokenizer->vocab.n_vocab;
+}
+
+int32_t moon_tokenizer_bos(const moon_tokenizer *tokenizer) {
+  return tokenizer->bos;
+}
