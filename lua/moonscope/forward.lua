@@ -82,6 +82,14 @@ local function prefill(session, ids, plan, depth, which, chunk)
   return out
 end
 
+local function chunk_of(who, opts)
+  local chunk = opts.chunk or CHUNK
+  if math.type(chunk) ~= "integer" or chunk < 1 then
+    error(("%s: chunk: found %s, expected a whole number from 1"):format(who, tostring(chunk)), 3)
+  end
+  return chunk
+end
+
 local function check_ids(who, ids)
   if type(ids) ~= "table" or #ids == 0 then
     error(who .. ": expected a list of at least one token id", 3)
@@ -109,7 +117,7 @@ function Session:prefill(ids, opts)
   opts = options.check("prefill", opts, FORWARD)
   check_ids("prefill", ids)
   local model = self.model
-  return prefill(self, ids, plan_of(model, opts), model.config.n_layers, logits_of("prefill", opts), opts.chunk or CHUNK)
+  return prefill(self, ids, plan_of(model, opts), model.config.n_layers, logits_of("prefill", opts), chunk_of("prefill", opts))
 end
 
 ---Where the last capture is filled: the layers after it need not run.
@@ -127,11 +135,11 @@ function Llama:forward(prompt, opts)
   opts = options.check("forward", opts, FORWARD)
   local ids = self:ids_of(prompt)
   check_ids("forward", ids)
-  local plan, which = plan_of(self, opts), logits_of("forward", opts)
+  local plan, which, chunk = plan_of(self, opts), logits_of("forward", opts), chunk_of("forward", opts)
   local depth = self.config.n_layers
   if which == "none" then depth = math.min(depth, last_depth(self, plan)) end
   local session <close> = self:session()
-  local out = prefill(session, ids, plan, depth, which, opts.chunk or CHUNK)
+  local out = prefill(session, ids, plan, depth, which, chunk)
   out.ids = ids
   return out
 end

@@ -1,0 +1,36 @@
+-- SPDX-License-Identifier: MIT
+---What several commands read from their arguments in the same way.
+local ms = require "moonscope"
+
+local M = {}
+
+---Reads --model, --device, --precision, --context.
+---@return userdata? model
+---@return string? message
+function M.model(args)
+  return ms.load_model(args.model, { device = args.device, precision = args.precision, context = args.context })
+end
+
+---Reads --sae, --sae-dtype, --layer; nil without --sae.
+---@return userdata? sae
+---@return string? message
+function M.sae(args, model)
+  return ms.load_sae(args.sae, { model = model, layer = args.layer, dtype = args.sae_dtype })
+end
+
+---"458:add:3.85" or "458:ablate" as an edit, but for its SAE.
+---@param text string
+---@return table? edit
+---@return string? message
+function M.edit(text)
+  local feature, op, value = text:match "^(%d+):(%a+):?(.*)$"
+  local number = tonumber(value)
+  local takes_value = op == "add" or op == "set" or op == "scale"
+  if not feature or not (takes_value and number or op == "ablate" and value == "") then
+    return nil, ("'%s' is no edit; expected FEATURE:add:VALUE, FEATURE:set:VALUE, FEATURE:scale:VALUE or FEATURE:ablate")
+      :format(text)
+  end
+  return { feature = math.tointeger(feature), op = op, value = number }
+end
+
+return M

@@ -1,0 +1,98 @@
+-- SPDX-License-Identifier: MIT
+local arguments = require "moonscope.arguments"
+local features = require "moonscope.features"
+local json = require "moonscope.json"
+local uv = require "luv"
+
+local M = {
+  summary = "Show the features that fire on each token of a prompt.",
+  options = { "device", "precision", "context", "sae_dtype", "layer", "threads", "json", "quiet", "log_level" },
+}
+
+function M.configure(parser)
+  parser:option("--model", "Folder of the model."):count(1)
+  parser:option("--sae", "File of the sparse autoencoder."):count(1)
+  parser:option("--prompt", "The text to look at."):count(1)
+  parser:option("--top", "Features per token, the strongest first.", "5"):argname "K":convert(function(text)
+    local n = math.tointeger(tonumber(text))
+    if n and n > 0 then return n end
+    return nil, ("'%s' is not a whole number from 1"):format(text)
+  end)
+end
+
+local function print_json(found)
+  local tokens = {}
+  for i, token in ipairs(found.tokens) do
+    local list = {}
+    for j, feature in ipairs(token.features) do
+      list[j] = json.ordered { { "index", feature.index }, { "activation", feature.activation }, { "label", json.null } }
+    end
+    tokens[i] = json.ordered {
+      { "position", token.position }, { "id", token.id }, { "token", json.text(token.token) }, { "l0", token.l0 },
+      { "features", json.array(list) },
+    }
+  end
+  require("moonscope.cli").print_json(json.ordered { { "layer", found.layer }, { "tokens", json.array(tokens) } })
+end
+
+local SHADES = { "\27[38;5;240m", "\27[38;5;67m", "\27[38;5;75m", "\27[38;5;215m", "\27[1;38;5;208m" }
+local RESET = "\27[0m"
+
+---The largest activation but for the first token's, which is far above all others.
+local function scale_of(tokens)
+  local largest = 0
+  for i = 2, #tokens do
+    local strongest = tokens[i].features[1]
+    if strongest then largest = math.max(largest, strongest.activation) end
+  end
+  return largest
+end
+
+local function shaded(text, activation, scale)
+  local share = scale > 0 and math.min(activation / scale, 1) or 1
+  return SHADES[1 + (share * (#SHADES - 1)) // 1] .. text .. RESET
+end
+
+---Control characters and blanks at the ends made visible; cut to `width` characters and padded to it.
+local function cell(text, width)
+  local shown = {}
+  for _, code in utf8.codes(json.text(text)) do
+    local char = utf8.char(code)
+    shown[#shown + 1] = char == "\n" and "\\n" or char == "\t" and "\\t" or (code < 32 or code == 127) and "?" or char
+  end
+  if #shown > width then
+    shown[width] = "…"
+    for i = #shown, width + 1, -1 do shown[i] = nil end
+  end
+  return table.concat(shown) .. (" "):rep(width - #shown)
+end
+
+local function print_table(found)
+  local color = uv.guess_handle(1) == "tty"
+  local scale = scale_of(found.tokens)
+  print(("%4s  %-18s %5s  features of model.layers.%d, as index:activation"):format("pos", "token", "L0", found.layer))
+  for _, token in ipairs(found.tokens) do
+    local list = {}
+    for i, feature in ipairs(token.features) do
+      local text = ("%d:%.2f"):format(feature.index, feature.activation)
+      list[i] = color and shaded(text, feature.activation, scale) or text
+    end
+    print(("%4d  %s %5d  %s"):format(token.position, cell("'" .. token.token .. "'", 18), token.l0, table.concat(list, "  ")))
+  end
+end
+
+function M.run(args)
+  local model, message = arguments.model(args)
+  if not model then return nil, message end
+  local sae
+  sae, message = arguments.sae(args, model)
+  if not sae then return nil, message end
+  local found = features.of_prompt(model, sae, args.prompt, args.top)
+  if args.json then
+    print_json(found)
+  else
+    print_table(found)
+  end
+end
+
+return M

@@ -1,0 +1,70 @@
+-- SPDX-License-Identifier: MIT
+local arguments = require "moonscope.arguments"
+local json = require "moonscope.json"
+
+local M = {
+  summary = "Write on after a prompt, with features changed on the way.",
+  options = { "device", "precision", "context", "sae_dtype", "layer", "threads", "seed", "json", "quiet", "log_level" },
+}
+
+local function number(text)
+  local n = tonumber(text)
+  if n then return n end
+  return nil, ("'%s' is not a number"):format(text)
+end
+
+local function whole(text)
+  local n = math.tointeger(tonumber(text))
+  if n and n >= 0 then return n end
+  return nil, ("'%s' is not a whole number from 0"):format(text)
+end
+
+function M.configure(parser)
+  parser:option("--model", "Folder of the model."):count(1)
+  parser:option("--prompt", "The text to go on from."):count(1)
+  parser:option("-n --max-tokens", "Tokens to write at most.", "40"):convert(whole):argname "N"
+  parser:option("--temperature", "0 takes the likeliest token.", "0"):convert(number):argname "X"
+  parser:option("--top-k", "Draw from the K likeliest only (0: all).", "0"):convert(whole):argname "K"
+  parser:option("--top-p", "Draw from the likeliest that make up P.", "1"):convert(number):argname "P"
+  parser:option("--min-p", "Draw from those with P of the likeliest one's probability.", "0"):convert(number):argname "P"
+  parser:option("--sae", "File of the sparse autoencoder.")
+  parser:option("--edit", "FEATURE:add|set|scale:VALUE or FEATURE:ablate, at every position; may be repeated.")
+    :count("*"):convert(arguments.edit):argname "F:op:value"
+end
+
+local function print_json(reply)
+  require("moonscope.cli").print_json(json.ordered {
+    { "prompt_ids", json.array(reply.prompt_ids) },
+    { "ids", json.array(reply.ids) },
+    { "text", json.text(reply.text) },
+    { "finish_reason", reply.finish_reason },
+    { "timings", reply.timings },
+  })
+end
+
+function M.run(args)
+  if #args.edit > 0 and not args.sae then return nil, "--edit: needs --sae, the autoencoder whose feature it changes" end
+  local model, message = arguments.model(args)
+  if not model then return nil, message end
+  if args.sae then
+    local sae
+    sae, message = arguments.sae(args, model)
+    if not sae then return nil, message end
+    for _, edit in ipairs(args.edit) do edit.sae = sae end
+  end
+  local reply = model:generate(args.prompt, {
+    max_tokens = args.max_tokens, temperature = args.temperature, top_k = args.top_k, top_p = args.top_p,
+    min_p = args.min_p, seed = args.seed, edits = args.edit,
+    on_token = not args.json and function(token)
+      io.write(token.text)
+      io.flush()
+    end or nil,
+  })
+  if args.json then
+    print_json(reply)
+  else
+    print()
+  end
+end
+
+return M

@@ -1,0 +1,47 @@
+-- SPDX-License-Identifier: MIT
+---Which features fire where.
+local M = {}
+
+local function by_activation(a, b)
+  if a.activation ~= b.activation then return a.activation > b.activation end
+  return a.index < b.index
+end
+
+---The strongest features of a position, largest first.
+---@param features userdata
+---@param number integer  position, from 1
+---@param top integer?  default: all
+---@return {index: integer, activation: number}[]
+function M.strongest(features, number, top)
+  local row = features:row(number)
+  table.sort(row, by_activation)
+  if top then
+    for i = #row, top + 1, -1 do row[i] = nil end
+  end
+  return row
+end
+
+---The features of every token of a prompt, at the place that the SAE reads.
+---@param model userdata
+---@param sae userdata  with a known layer
+---@param prompt string|integer[]
+---@param top integer?  features per token; default: all
+---@return {layer: integer, tokens: {position: integer, id: integer, token: string, l0: integer, features: table}[]}  positions from 0
+function M.of_prompt(model, sae, prompt, top)
+  if not sae.hook then
+    error("features: the SAE's layer is unknown: load it with {layer = N}, the layer that it was trained on", 2)
+  end
+  local out = model:forward(prompt, { capture = { sae.hook }, logits = false })
+  local x <close> = out.captures[sae.hook]
+  local features <close> = sae:encode(x)
+  local tokens = {}
+  for number, id in ipairs(out.ids) do
+    tokens[number] = {
+      position = number - 1, id = id, token = model.tokenizer and model.tokenizer:token(id) or "",
+      l0 = features:count(number), features = M.strongest(features, number, top),
+    }
+  end
+  return { layer = sae.layer, tokens = tokens }
+end
+
+return M
