@@ -1,0 +1,48 @@
+-- SPDX-License-Identifier: MIT
+local process = require "process"
+
+local function moonscope(...) return process.moonscope { ... } end
+
+describe("moonscope COMMAND", function()
+  it("that there is not is wrong usage", function()
+    for _, name in ipairs { "frobnicate", "init", "--frobnicate", "..", "Generate", "" } do
+      local result = moonscope(name)
+      assert.same({ 2, "", "moonscope: " .. name .. ": no such command or script (see moonscope --help)\n" },
+        { result.code, result.out, result.err })
+    end
+  end)
+
+  it("--help shows its options", function()
+    local result = moonscope("generate", "--help")
+    assert.same({ 0, "" }, { result.code, result.err })
+    assert.truthy(result.out:find("Usage: moonscope generate", 1, true))
+    for _, option in ipairs { "--model", "--prompt", "--edit", "--seed", "--json", "--log-level" } do
+      assert.truthy(result.out:find(option, 1, true), option)
+    end
+  end)
+
+  it("with a wrong option or argument is wrong usage", function()
+    for _, case in ipairs {
+      { { "--frobnicate" }, "unknown option '--frobnicate'" },
+      { { "--model" }, "option '--model' requires an argument" },
+      { { "--model", "m", "--prompt", "p", "--threads", "0" }, "'0' is not a whole number from 1" },
+      { { "--model", "m", "--prompt", "p", "--seed", "-1" }, "'-1' is not a whole number from 0" },
+      { { "--model", "m", "--prompt", "p", "--log-level", "loud" }, "'loud'" },
+      { { "--model", "m", "--prompt", "p", "--precision", "best" }, "'best'" },
+    } do
+      local result = moonscope("generate", table.unpack(case[1]))
+      assert.equal(2, result.code)
+      assert.equal("", result.out)
+      assert.truthy(result.err:find("^moonscope: generate: "), result.err)
+      assert.truthy(result.err:find(case[2], 1, true), result.err)
+      assert.truthy(result.err:find "%(see moonscope generate %-%-help%)\n$")
+      assert.equal(1, select(2, result.err:gsub("\n", "")))
+    end
+  end)
+
+  it("that fails prints one line and ends with 1", function()
+    local result = moonscope("generate", "--model", "no/such/model", "--prompt", "x")
+    assert.same({ 1, "" }, { result.code, result.out })
+    assert.truthy(result.err:find "^moonscope: [^\n]*no/such/model[^\n]*\n$", result.err)
+  end)
+end)

@@ -1,0 +1,119 @@
+-- SPDX-License-Identifier: MIT
+local uv = require "luv"
+local ms = require "moonscope"
+local core = require "moonscope.core"
+local job = require "moonscope.job"
+local loop = require "moonscope.loop"
+
+local function milliseconds(fn)
+  local start = uv.hrtime()
+  fn()
+  return (uv.hrtime() - start) / 1e6
+end
+
+describe("loop.run", function()
+  it("passes arguments in and results out, nil among them", function()
+    assert.same(table.pack(1, nil, "x", nil), table.pack(loop.run(function(...) return ... end, 1, nil, "x", nil)))
+  end)
+
+  it("returns when every task is over", function()
+    local order = {}
+    loop.run(function()
+      for i = 3, 1, -1 do
+        loop.spawn(function(text)
+          loop.sleep(20 * i)
+          order[#order + 1] = text
+        end, "after " .. 20 * i)
+      end
+      order[#order + 1] = "first"
+    end)
+    assert.same({ "first", "after 20", "after 40", "after 60" }, order)
+  end)
+
+  it("lets others run while a task awaits a job", function()
+    local ticks, product = 0, nil
+    loop.run(function()
+      local done = false
+      loop.spawn(function()
+        while not done do
+          loop.sleep(1)
+          ticks = ticks + 1
+        end
+      end)
+      local a = ms.zeros { 1500, 1500 }
+      product = a:matmul(a)
+      done = true
+    end)
+    assert.same({ 1500, 1500 }, product:shape())
+    assert.is_true(ticks > 5)
+  end)
+
+  it("throws the first error of a task as it is, and cancels what the others wait for", function()
+    local closed, jobs
+    local reason = { "reason" }
+    local took = milliseconds(function()
+      local ok, message = pcall(loop.run, function()
+        local a = ms.zeros { 1500, 1500 }
+        jobs = {}
+        for i = 1, 200 do jobs[i] = core.types.Tensor._matmul(a, a) end
+        loop.spawn(function()
+          local guard <close> = setmetatable({}, { __close = function() closed = true end })
+          job.await(jobs[200])
+        end)
+        loop.spawn(loop.sleep, 600000)
+        loop.sleep(5)
+        error(reason)
+      end)
+      assert.is_false(ok)
+      assert.equal(reason, message)
+    end)
+    assert.is_true(took < 3000)
+    assert.is_true(closed)
+    assert.equal("moonscope.Job (closed)", tostring(jobs[200]))
+    assert.equal("again", loop.run(function() return "again" end))
+  end)
+
+  it("watches the progress of a job that a task awaits", function()
+    local calls = 0
+    loop.run(function()
+      local a = ms.zeros { 1500, 1500 }
+      local jobs = {}
+      for i = 1, 10 do jobs[i] = core.types.Tensor._matmul(a, a) end
+      job.watch(function() calls = calls + 1 end, job.await, jobs[10])
+    end)
+    assert.is_true(calls > 0)
+  end)
+
+  it("throws the error of a progress callback", function()
+    assert.error_matches(function()
+      loop.run(function()
+        local a = ms.zeros { 1500, 1500 }
+        local jobs = {}
+        for i = 1, 50 do jobs[i] = core.types.Tensor._matmul(a, a) end
+        job.watch(function() error("no bar", 0) end, job.await, jobs[50])
+      end)
+    end, "^no bar$")
+  end)
+
+  it("does not run inside itself; sleep and spawn need it", function()
+    assert.error_matches(function() loop.run(function() loop.run(print) end) end, "the loop runs already")
+    assert.error_matches(function() loop.sleep(1) end, "loop.sleep: called outside of a task")
+    assert.error_matches(function() loop.spawn(print) end, "loop.spawn: the loop does not run")
+  end)
+
+  it("stays awake while a matrix job computes: a 10 ms tick is late by less than 200 ms", function()
+    local worst = 0 -- the figure itself comes from tests/bench/lua_thread_awake.lua; this is ten times wider
+    loop.run(function()
+      local done = false
+      loop.spawn(function()
+        while not done do
+          worst = math.max(worst, milliseconds(function() loop.sleep(10) end))
+        end
+      end)
+      local a = ms.zeros { 1500, 1500 }
+      for _ = 1, 5 do a:matmul(a) end
+      done = true
+    end)
+    assert.is_true(worst > 0 and worst < 200)
+  end)
+end)

@@ -1,0 +1,51 @@
+-- SPDX-License-Identifier: MIT
+local process = require "process"
+
+---What the prompt answers to these lines, without echoes and prompts: typed on a terminal that does
+---not echo, each answer stands on lines of its own.
+local function answers(...)
+  local result = process.terminal({}, table.concat({ ... }, "\n") .. "\n\4")
+  assert.equal(0, result.code)
+  return (result.out:gsub("\r", ""))
+end
+
+local function assert_has(text, part)
+  assert.truthy(text:find(part, 1, true), ("%q is not in:\n%s"):format(part, text))
+end
+
+describe("the prompt", function()
+  it("greets, and prints the values of an expression", function()
+    local out = answers("6 * 7, 'text', nil, {} ~= nil")
+    assert_has(out, "moonscope " .. require("moonscope").version .. ", Lua 5.4")
+    assert_has(out, "\n42\ttext\tnil\ttrue\n")
+  end)
+
+  it("prints tensors, with ms there", function()
+    assert_has(answers("ms.tensor {{1, 2}, {3, 4}}"), tostring(require("moonscope").tensor { { 1, 2 }, { 3, 4 } }))
+  end)
+
+  it("runs statements and keeps globals", function()
+    local out = answers("x = 20", "x = x + 1; print('x is ' .. x)", "local gone = 1", "gone == nil")
+    assert_has(out, "\nx is 21\n")
+    assert_has(out, "\ntrue\n")
+  end)
+
+  it("continues an incomplete statement", function()
+    local out = answers("for i = 1, 2 do", "print('turn', i)", "end", "(1 +", "2) * 3")
+    assert_has(out, "\nturn\t1\nturn\t2\n")
+    assert_has(out, ">> ")
+    assert_has(out, "\n9\n")
+  end)
+
+  it("reports errors and goes on", function()
+    local out = answers("error 'broken'", "x = = 1", "nothing.field", "'still here'")
+    assert_has(out, "moonscope: stdin:1: broken\nstack traceback:\n")
+    assert_has(out, "moonscope: stdin:1: unexpected symbol near '='\n")
+    assert_has(out, "attempt to index a nil value (global 'nothing')")
+    assert_has(out, "\nstill here\n")
+  end)
+
+  it("keeps the decimal point of numbers in every locale", function()
+    assert_has(answers("1.5 + 1"), "\n2.5\n")
+  end)
+end)
