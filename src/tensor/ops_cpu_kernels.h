@@ -271,7 +271,74 @@ static moon_status axpy_rows(const moon_tensor *x, const moon_tensor *coefficien
   return MOON_OK;
 }
 
+enum {
+  TILE = 64,
+  RUN = 1 << 18
+}; /* elements: edge of a tile, and of a piece of a plain conversion */
+
+/* tile[i][j] := a[i0 + i][j0 + j], elements of `size` (a constant) bytes; down the columns, where a
+ * is dense */
+INLINE void gather_tile(char *tile, const char *a, int64_t row_stride, int64_t column_stride,
+                        int64_t rows, int64_t columns, size_t size) {
+  for (int64_t j = 0; j < columns; j++)
+    for (int64_t i = 0; i < rows; i++)
+      memcpy(tile + (size_t)(i * TILE + j) * size,
+             a + (i * row_stride + j * column_stride) * (int64_t)size, size);
+}
+
+static void copy_tile(const moon_tensor *out, const moon_tensor *a, int64_t i0, int64_t j0) {
+  char tile[TILE * TILE * 8];
+  size_t size = moon_dtype_size(a->dtype), out_size = moon_dtype_size(out->dtype);
+  int64_t rows = out->shape[0] - i0 < TILE ? out->shape[0] - i0 : TILE;
+  int64_t columns = out->shape[1] - j0 < TILE ? out->shape[1] - j0 : TILE;
+  const char *from =
+      (const char *)moon_tensor_data(a) + (i0 * a->strides[0] + j0 * a->strides[1]) * (int64_t)size;
+  switch (size) {
+    case 1:
+      gather_tile(tile, from, a->strides[0], a->strides[1], rows, columns, 1);
+      break;
+    case 2:
+      gather_tile(tile, from, a->strides[0], a->strides[1], rows, columns, 2);
+      break;
+    case 4:
+      gather_tile(tile, from, a->strides[0], a->strides[1], rows, columns, 4);
+      break;
+    default:
+      gather_tile(tile, from, a->strides[0], a->strides[1], rows, columns, 8);
+  }
+  for (int64_t i = 0; i < rows; i++)
+    moon_dtype_convert(
+        (char *)moon_tensor_data(out) + ((i0 + i) * out->strides[0] + j0) * (int64_t)out_size,
+        out->dtype, tile + (size_t)(i * TILE) * size, a->dtype, (size_t)columns);
+}
+
+/* A transposed matrix in tiles (a decoder as published is one), a plain conversion in pieces; the
+ * rest is rare. */
+static moon_status copy(const moon_tensor *out, const moon_tensor *a, moon_err *err) {
+  int64_t n = moon_tensor_count(out);
+  if (n < RUN || !moon_tensor_contiguous(out))
+    return moon_ops_reference.copy(out, a, err);
+  if (moon_tensor_contiguous(a)) {
+    char *to = moon_tensor_data(out);
+    const char *from = moon_tensor_data(a);
+    size_t out_size = moon_dtype_size(out->dtype), size = moon_dtype_size(a->dtype);
+#pragma omp parallel for schedule(static) num_threads(moon_cpu_threads())
+    for (int64_t i = 0; i < n; i += RUN)
+      moon_dtype_convert(to + (size_t)i * out_size, out->dtype, from + (size_t)i * size, a->dtype,
+                         (size_t)(n - i < RUN ? n - i : RUN));
+    return MOON_OK;
+  }
+  if (a->rank != 2 || a->strides[0] > a->strides[1])
+    return moon_ops_reference.copy(out, a, err);
+#pragma omp parallel for collapse(2) schedule(static) num_threads(moon_cpu_threads())
+  for (int64_t i = 0; i < out->shape[0]; i += TILE)
+    for (int64_t j = 0; j < out->shape[1]; j += TILE)
+      copy_tile(out, a, i, j);
+  return MOON_OK;
+}
+
 static void add_kernels(moon_ops *table) {
+  table->copy = copy;
   table->linear = linear;
   table->rms_norm = rms_norm;
   table->attention = attention;
