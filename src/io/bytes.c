@@ -16,6 +16,8 @@ struct moon_bytes {
   bool mapped; /* else from malloc */
 };
 
+static _Atomic int64_t live;
+
 moon_status moon_fail_os(moon_err *err, const char *path) {
   int number = errno;
   moon_status code = number == ENOENT   ? MOON_ENOENT
@@ -25,12 +27,22 @@ moon_status moon_fail_os(moon_err *err, const char *path) {
   return moon_fail(err, code, "%s: %s", path, strerror(number));
 }
 
-static moon_status new_bytes(moon_bytes **out, size_t size, moon_err *err) {
-  moon_bytes *bytes = calloc(1, sizeof *bytes);
-  if (!bytes)
+static void drop(void *data, size_t size, bool mapped) {
+  if (!mapped)
+    free(data);
+  else if (size)
+    munmap(data, size);
+}
+
+/* Takes over data. */
+static moon_status wrap(moon_bytes **out, void *data, size_t size, bool mapped, moon_err *err) {
+  moon_bytes *bytes = malloc(sizeof *bytes);
+  if (!bytes) {
+    drop(data, size, mapped);
     return moon_fail(err, MOON_ENOMEM, "no memory for %zu bytes", sizeof *bytes);
-  bytes->refs = 1;
-  bytes->size = size;
+  }
+  *bytes = (moon_bytes){1, data, size, mapped};
+  live++;
   *out = bytes;
   return MOON_OK;
 }
@@ -41,20 +53,14 @@ static moon_status map(moon_bytes **out, int fd, const char *path, moon_err *err
     return moon_fail_os(err, path);
   if (!S_ISREG(stat.st_mode))
     return moon_fail(err, MOON_EINVAL, "%s: not a regular file", path);
-  moon_bytes *bytes;
-  moon_status status = new_bytes(&bytes, (size_t)stat.st_size, err);
-  if (status != MOON_OK)
-    return status;
-  bytes->mapped = true;
-  if (bytes->size) {
-    bytes->data = mmap(NULL, bytes->size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (bytes->data == MAP_FAILED) {
-      free(bytes);
+  size_t size = (size_t)stat.st_size;
+  void *data = NULL;
+  if (size) {
+    data = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (data == MAP_FAILED)
       return moon_fail_os(err, path);
-    }
   }
-  *out = bytes;
-  return MOON_OK;
+  return wrap(out, data, size, true, err);
 }
 
 moon_status moon_bytes_open(moon_bytes **out, const char *path, moon_err *err) {
@@ -69,20 +75,14 @@ moon_status moon_bytes_open(moon_bytes **out, const char *path, moon_err *err) {
 
 moon_status moon_bytes_copy(moon_bytes **out, const void *data, size_t size, moon_err *err) {
   *out = NULL;
-  moon_bytes *bytes;
-  moon_status status = new_bytes(&bytes, size, err);
-  if (status != MOON_OK)
-    return status;
+  void *copy = NULL;
   if (size) {
-    bytes->data = malloc(size);
-    if (!bytes->data) {
-      free(bytes);
+    copy = malloc(size);
+    if (!copy)
       return moon_fail(err, MOON_ENOMEM, "no memory for %zu bytes", size);
-    }
-    memcpy(bytes->data, data, size);
+    memcpy(copy, data, size);
   }
-  *out = bytes;
-  return MOON_OK;
+  return wrap(out, copy, size, false, err);
 }
 
 moon_bytes *moon_bytes_retain(moon_bytes *bytes) {
@@ -93,11 +93,9 @@ moon_bytes *moon_bytes_retain(moon_bytes *bytes) {
 void moon_bytes_release(moon_bytes *bytes) {
   if (!bytes || atomic_fetch_sub(&bytes->refs, 1) > 1)
     return;
-  if (!bytes->mapped)
-    free(bytes->data);
-  else if (bytes->data)
-    munmap(bytes->data, bytes->size);
+  drop(bytes->data, bytes->size, bytes->mapped);
   free(bytes);
+  live--;
 }
 
 const uint8_t *moon_bytes_data(const moon_bytes *bytes) {
@@ -106,4 +104,8 @@ const uint8_t *moon_bytes_data(const moon_bytes *bytes) {
 
 size_t moon_bytes_size(const moon_bytes *bytes) {
   return bytes->size;
+}
+
+int64_t moon_bytes_live(void) {
+  return live;
 }

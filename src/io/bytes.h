@@ -21,6 +21,8 @@ void moon_bytes_release(moon_bytes *bytes); /* NULL is fine; unmaps with the las
 const uint8_t *moon_bytes_data(const moon_bytes *bytes); /* borrowed; NULL when the size is 0 */
 size_t moon_bytes_size(const moon_bytes *bytes);
 
+int64_t moon_bytes_live(void); /* how many there are in the process, for leak checks */
+
 /* Fails with errno's text: "path: No such file or directory". MOON_ENOENT, MOON_EEXIST, MOON_ENOMEM
  * where errno says so, else MOON_EIO. */
 moon_status moon_fail_os(moon_err *err, const char *path);

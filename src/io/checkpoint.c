@@ -300,6 +300,10 @@ const char *moon_checkpoint_format(const moon_checkpoint *checkpoint) {
   return checkpoint->format;
 }
 
+moon_bytes *moon_checkpoint_file(const moon_checkpoint *checkpoint) {
+  return checkpoint->n_files == 1 ? checkpoint->files[0] : NULL;
+}
+
 size_t moon_checkpoint_count(const moon_checkpoint *checkpoint) {
   return checkpoint->n_entries;
 }

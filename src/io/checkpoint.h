@@ -35,6 +35,8 @@ void moon_checkpoint_release(moon_checkpoint *checkpoint); /* NULL is fine */
 
 const char *moon_checkpoint_path(const moon_checkpoint *checkpoint);
 const char *moon_checkpoint_format(const moon_checkpoint *checkpoint); /* "safetensors", "pth" */
+/* Its bytes, borrowed; NULL where it is in several files. */
+moon_bytes *moon_checkpoint_file(const moon_checkpoint *checkpoint);
 size_t moon_checkpoint_count(const moon_checkpoint *checkpoint);
 const moon_entry *moon_checkpoint_entry(const moon_checkpoint *checkpoint,
                                         size_t index); /* borrowed */
@@ -46,10 +48,13 @@ bool moon_entry_contiguous(const moon_entry *entry);      /* row-major without g
  * key */
 const moon_pair *moon_checkpoint_metadata(const moon_checkpoint *checkpoint, size_t *count);
 
-/* Copies bytes [first, first + size) of the entry's elements in row-major order to out. Both are
- * multiples of the element size, and lie within entry->size_bytes. Reads the mapping: for the
- * compute thread. */
+/* Bytes [first, first + size) of the entry's elements in row-major order; both multiples of the
+ * element size, within entry->size_bytes. Read the mapping: for the compute thread. */
 void moon_entry_read(const moon_entry *entry, size_t first, size_t size, void *out);
+/* The same in place where they lie so, with *buffer NULL; else in *buffer, which the caller frees.
+ * MOON_ENOMEM. */
+moon_status moon_entry_view(const void **out, void **buffer, const moon_entry *entry, size_t first,
+                            size_t size, moon_err *err);
 
 /* Parsers without a disk, for tests and fuzzing: `into` is empty, `bytes` is retained. */
 moon_status moon_checkpoint_new(moon_checkpoint **into, const char *path, moon_err *err);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 /* The elements of a checkpoint's entry in row-major order, whatever its strides. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "io/reader.h"
@@ -91,4 +92,21 @@ void moon_entry_read(const moon_entry *entry, size_t first, size_t size, void *o
   }
   int64_t element_size = (int64_t)moon_dtype_size(entry->dtype); /* strided ones are never opaque */
   gather(entry, (int64_t)first / element_size, (int64_t)size / element_size, out);
+}
+
+moon_status moon_entry_view(const void **out, void **buffer, const moon_entry *entry, size_t first,
+                            size_t size, moon_err *err) {
+  *buffer = NULL;
+  *out = NULL;
+  if (!size)
+    return MOON_OK;
+  if (moon_entry_contiguous(entry)) {
+    *out = moon_bytes_data(entry->bytes) + entry->offset + first;
+    return MOON_OK;
+  }
+  *out = *buffer = malloc(size);
+  if (!*buffer)
+    return moon_fail(err, MOON_ENOMEM, "no memory for %zu bytes", size);
+  moon_entry_read(entry, first, size, *buffer);
+  return MOON_OK;
 }
