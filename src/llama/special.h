@@ -6,8 +6,7 @@
 
 #include "llama/vocab.h"
 
-#define MOON_SPECIAL_MAX_BYTES 256 /* of one added token: bounds the work at each byte of a text \
-                                    */
+#define MOON_SPECIAL_MAX_BYTES 256 /* of one added token: bounds the work at each byte */
 
 typedef struct moon_special_node {
   int32_t child, sibling; /* -1: none */

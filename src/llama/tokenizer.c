@@ -6,6 +6,22 @@
 #include "llama/tokenizer_parts.h"
 #include "llama/utf8.h"
 
+static _Atomic int64_t live;
+
+moon_status moon_tokenizer_new(moon_tokenizer **out, moon_err *err) {
+  moon_tokenizer *t = *out = calloc(1, sizeof *t);
+  if (!t)
+    return moon_fail(err, MOON_ENOMEM, "no memory for the tokenizer");
+  atomic_init(&t->refs, 1);
+  t->bos = -1;
+  atomic_fetch_add(&live, 1);
+  return MOON_OK;
+}
+
+int64_t moon_tokenizer_live(void) {
+  return atomic_load(&live);
+}
+
 moon_tokenizer *moon_tokenizer_retain(moon_tokenizer *tokenizer) {
   atomic_fetch_add(&tokenizer->refs, 1);
   return tokenizer;
@@ -19,6 +35,7 @@ void moon_tokenizer_release(moon_tokenizer *tokenizer) {
   moon_special_free(&tokenizer->special);
   moon_splitter_free(tokenizer->splitter);
   free(tokenizer);
+  atomic_fetch_sub(&live, 1);
 }
 
 /* A text on its way to ids. */

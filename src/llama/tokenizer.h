@@ -40,6 +40,9 @@ moon_status moon_tokenizer_token(const moon_tokenizer *tokenizer, int64_t id, mo
 /* The id of the token with exactly these bytes, special or not, or -1. */
 int32_t moon_tokenizer_find(const moon_tokenizer *tokenizer, const char *bytes, size_t size);
 
+/* How many tokenizers are alive in the process. */
+int64_t moon_tokenizer_live(void);
+
 int32_t moon_tokenizer_n_vocab(const moon_tokenizer *tokenizer); /* the highest id + 1 */
 int32_t moon_tokenizer_bos(const moon_tokenizer *tokenizer); /* -1: the file puts none in front */
 

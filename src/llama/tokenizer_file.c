@@ -376,7 +376,6 @@ static moon_status read_tokens(moon_tokenizer *t, const json_t *root, const toke
 
 static moon_status read_root(moon_tokenizer *t, const json_t *root, moon_err *err) {
   const json_t *model = json_object_get(root, "model");
-  t->bos = -1;
   t->ignore_merges = json_is_true(json_object_get(model, "ignore_merges"));
   token_sizes sizes = {0};
   moon_status status = check_model_options(model, err);
@@ -415,13 +414,10 @@ moon_status moon_tokenizer_parse(moon_tokenizer **out, const char *data, size_t 
   moon_status status = parse_json(&root, data, size, err);
   if (status)
     return status;
-  moon_tokenizer *t = calloc(1, sizeof *t);
-  if (t) {
-    atomic_init(&t->refs, 1);
+  moon_tokenizer *t;
+  status = moon_tokenizer_new(&t, err);
+  if (!status)
     status = read_root(t, root, err);
-  } else {
-    status = moon_fail(err, MOON_ENOMEM, "no memory for the tokenizer");
-  }
   json_decref(root);
   if (status) {
     moon_tokenizer_release(t);

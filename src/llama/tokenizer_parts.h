@@ -18,4 +18,7 @@ struct moon_tokenizer {
   int32_t bos;        /* -1: none */
 };
 
+/* An empty one, to be filled; owned by the caller. MOON_ENOMEM. */
+moon_status moon_tokenizer_new(moon_tokenizer **out, moon_err *err);
+
 #endif
