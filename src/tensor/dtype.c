@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * The pairs that move gigabytes (f32 with f64, bf16 and f16) have loops of their own. All others go
- * through long double, whose 64-bit mantissa holds every i64, u64 and f64 exactly, so that there is
- * one rounding whatever the pair.
+ * The pairs that move gigabytes (among f32, bf16 and f16, and f32 with f64) have loops of their
+ * own. All others go through long double, whose 64-bit mantissa holds every i64, u64 and f64
+ * exactly, so that there is one rounding whatever the pair.
  */
 #include "tensor/dtype.h"
 
@@ -178,6 +178,8 @@ static bool convert_directly(void *dst, moon_dtype to, const void *src, moon_dty
     CASE(BF16, uint16_t, F32, float, moon_bf16_to_f32(v))
     CASE(F16, uint16_t, F32, float, f16_to_f32(v))
     CASE(F64, double, F32, float, v)
+    CASE(BF16, uint16_t, F16, uint16_t, f16_from_f32(moon_bf16_to_f32(v)))
+    CASE(F16, uint16_t, BF16, uint16_t, moon_bf16_from_f32(f16_to_f32(v)))
 #undef CASE
     default:
       return false;
