@@ -1,0 +1,52 @@
+-- SPDX-License-Identifier: MIT
+local convert = require "moonscope.convert"
+local json = require "moonscope.json"
+local progress = require "moonscope.progress"
+local sae_configs = require "moonscope.sae_configs"
+
+local M = {
+  summary = "Convert a sparse autoencoder, or any checkpoint, to safetensors.",
+  options = { "layer", "json", "quiet" },
+}
+
+function M.configure(parser)
+  parser:argument("source", "A name of SAE_CONFIGS, whose file lies in the working directory, or the path of a "
+    .. "checkpoint (default: " .. sae_configs.DEFAULT .. ")."):args "?"
+  parser:option("-o --output", "A folder for sae_layer_<L>.safetensors and its metadata; or FILE.safetensors, into "
+    .. "which every tensor of the checkpoint is copied as it is.", ".")
+  parser:option("--dtype", "What float tensors become (default: they stay as they are)."):argname "D"
+end
+
+local function print_result(result, as_json)
+  if as_json then
+    local fields = { { "safetensors", result.safetensors } }
+    if result.metadata then fields[#fields + 1] = { "metadata", result.metadata } end
+    for _, key in ipairs { "tensors", "bytes", "sha256" } do fields[#fields + 1] = { key, result[key] } end
+    return require("moonscope.cli").print_json(json.ordered(fields))
+  end
+  print(("%s  %d tensors, %d bytes, sha256 %s"):format(result.safetensors, result.tensors, result.bytes, result.sha256))
+  if result.metadata then print(result.metadata) end
+end
+
+function M.run(args)
+  local bar <close> = progress.bar "converting"
+  local source = args.source or sae_configs.DEFAULT
+  local opts = {
+    dtype = args.dtype,
+    on_progress = function(done, total) bar:update(done, total, "bytes") end,
+  }
+  local result, message
+  if args.output:find "%.safetensors$" then
+    if args.layer then return nil, "--layer: of no use with -o FILE.safetensors, which interprets nothing" end
+    result, message = convert.checkpoint(source, args.output, opts)
+  else
+    opts.output, opts.layer = args.output, args.layer
+    result, message = convert.sae(source, opts)
+  end
+  if not result then return nil, message end
+  bar:close()
+  if result.warning then io.stderr:write("moonscope: warning: ", result.warning, "\n") end
+  print_result(result, args.json)
+end
+
+return M
