@@ -54,7 +54,11 @@ function M.run(program, arguments, options)
   end
   collect(pipes[2], "out")
   collect(pipes[3], "err")
-  pipes[1]:write(options.stdin or "", function() pipes[1]:close() end)
+  if options.stdin then
+    pipes[1]:write(options.stdin, function() pipes[1]:close() end)
+  else
+    pipes[1]:close() -- a write, even of nothing, raises SIGPIPE where the child has already gone
+  end
   uv.run()
   return result
 end
