@@ -4,7 +4,7 @@ local progress = require "moonscope.progress"
 
 describe("progress.line", function()
   for _, case in ipairs {
-    { { "convert", 0, 2150000000, "bytes", 0 }, "convert  [........................]   0%  0 B of 2.2 GB" },
+    { { "convert", 0, 2160000000, "bytes", 0 }, "convert  [........................]   0%  0 B of 2.2 GB" },
     { { "convert", 500000000, 2000000000, "bytes", 2.5 },
       "convert  [######..................]  25%  500.0 MB of 2.0 GB  200.0 MB/s  0:07 left" },
     { { "generate", 30, 40, "tokens", 2 },

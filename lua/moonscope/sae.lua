@@ -1,0 +1,135 @@
+-- SPDX-License-Identifier: MIT
+---Loading a sparse autoencoder, and what it can do.
+local core = require "moonscope.core"
+local await = require("moonscope.job").await
+local checkpoint = require "moonscope.checkpoint"
+local json = require "moonscope.json"
+local options = require "moonscope.options"
+local sae_format = require "moonscope.sae_format"
+local sae_configs = require "moonscope.sae_configs"
+
+local M = {}
+
+local Sae, Features = core.types.Sae, core.types.Features
+
+local OPTIONS = options.names("model", "layer", "device", "dtype")
+
+local function read_file(path)
+  local file = io.open(path, "rb")
+  if not file then return nil end
+  local text = file:read "a"
+  file:close()
+  return text
+end
+
+---The metadata beside a converted file: {} when there are none.
+local function metadata_of(path)
+  local meta_path = path:gsub("%.safetensors$", "_metadata.json")
+  local text = meta_path ~= path and read_file(meta_path)
+  if not text then return {} end
+  local metadata, message, code = json.decode(text)
+  if type(metadata) ~= "table" then
+    return nil, ("%s: %s"):format(meta_path, message or "expected a JSON object"), code or "EFORMAT"
+  end
+  if metadata.activation_fn ~= nil and metadata.activation_fn ~= "relu" then
+    return nil, ("%s: activation_fn: found %s, expected relu"):format(meta_path, tostring(metadata.activation_fn)), "EUNSUPPORTED"
+  end
+  return metadata
+end
+
+---Where the SAE reads: what was asked for, else the metadata's, else the list's; nil when nobody knows.
+local function hook_of(path, layer, metadata)
+  if layer ~= nil then return sae_configs.parse_layer(layer) end
+  local hook = metadata.hook or metadata.layer
+  if type(hook) == "string" then return hook end
+  local config = sae_configs.of_file(path)
+  return config and config.layer
+end
+
+local function check_fit(sae, model)
+  local config = model.config
+  if sae.d_model ~= config.d_model then
+    return nil, ("the SAE's d_model is %d, the model's %d: it was trained on another model"):format(sae.d_model, config.d_model),
+      "ESHAPE"
+  end
+  if sae.layer and sae.layer >= config.n_layers then
+    return nil, ("the SAE reads layer %d, the model's layers are 0 to %d"):format(sae.layer, config.n_layers - 1), "ERANGE"
+  end
+  return true
+end
+
+local function dtype_of(opts, file_dtype)
+  if opts.dtype == "file" then return file_dtype end
+  return opts.dtype or opts.model and opts.model:dtype() or file_dtype
+end
+
+local function build(file, path, opts)
+  local format, message, code = sae_format.recognise(file)
+  if not format then return nil, message, code end
+  local parts = format.parts(file)
+  parts.activation = "relu"
+  parts.device = opts.device or opts.model and opts.model:device() or "cpu"
+  parts.dtype = dtype_of(opts, parts.w_enc:dtype())
+  local sae
+  sae, message, code = await(core.sae(parts))
+  if not sae then return nil, path .. ": " .. message, code end
+  return sae
+end
+
+---Loads an autoencoder in any known format, found by its keys. With {model = m} it follows the
+---model's device and dtype; {dtype = "file"} keeps the file's.
+---@param path string
+---@param opts {model: userdata?, layer: integer|string|nil, device: string?, dtype: string?}?
+---@return userdata? sae  with .layer, .hook (nil when unknown), .d_sae, .d_model, .activation, .path
+---@return string? message
+---@return string? code
+function M.load_sae(path, opts)
+  opts = options.check("load_sae", opts, OPTIONS)
+  local metadata, message, code = metadata_of(path)
+  if not metadata then return nil, message, code end
+  local hook
+  hook, message, code = hook_of(path, opts.layer, metadata)
+  if message then return nil, message, code end
+  local file
+  file, message, code = checkpoint.open(path)
+  if not file then return nil, message, code end
+  local guard <close> = file
+  local sae
+  sae, message, code = build(file, path, opts)
+  if not sae then return nil, message, code end
+  local fields = core.fields(sae)
+  for key, value in pairs(sae:_info()) do fields[key] = value end
+  fields.path, fields.hook = path, hook
+  fields.layer = hook and math.tointeger(tonumber(hook:match "^model%.layers%.(%d+)"))
+  fields.exact = opts.model ~= nil and opts.model:precision() == "exact"
+  if opts.model then
+    local fits
+    fits, message, code = check_fit(sae, opts.model)
+    if not fits then
+      sae:close()
+      return nil, path .. ": " .. message, code
+    end
+  end
+  return sae
+end
+
+---Sparse features of x [n_tok][d_model], in the prefill arithmetic.
+---@param x userdata
+---@return userdata features
+function Sae:encode(x) return await(self:_encode(x, self.exact)) end
+
+---What the features stand for: [n_tok][d_model].
+---@param features userdata
+---@return userdata
+function Sae:decode(features) return await(self:_decode(features)) end
+
+---A feature's direction in the residual stream: [d_model], f32.
+---@param feature integer  from 0
+---@return userdata
+function Sae:direction(feature) return await(self:_direction(feature)) end
+
+---Dense features: [n_tok][d_sae].
+---@return userdata
+function Features:totensor() return await(self:_totensor()) end
+
+return M
