@@ -5,10 +5,9 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const status_names[] = {
-    "OK",
+static const char *const status_names[] = {"OK",
 #define X(code, meaning) #code,
-    MOON_STATUS_LIST(X)
+                                           MOON_STATUS_LIST(X)
 #undef X
 };
 
@@ -46,10 +45,9 @@ moon_status moon_fail_in(moon_err *err, moon_status code, const char *what) {
 static const struct {
   const char *name, *file_name;
   size_t size;
-} dtypes[] = {
-    {"opaque", "", 0},
+} dtypes[] = {{"opaque", "", 0},
 #define X(id, name, file_name, size) {name, file_name, size},
-    MOON_DTYPE_LIST(X)
+              MOON_DTYPE_LIST(X)
 #undef X
 };
 
@@ -121,14 +119,23 @@ moon_status moon_progress_add(moon_progress *progress, int64_t n, moon_err *err)
 
 static moon_log_fn log_fn;
 static void *log_user;
+static atomic_int log_level = MOON_LOG_WARN;
 
 void moon_log_set(moon_log_fn fn, void *user) {
   log_fn = fn;
   log_user = user;
 }
 
+void moon_log_set_level(moon_log_level level) {
+  atomic_store(&log_level, level);
+}
+
+bool moon_log_wants(moon_log_level level) {
+  return log_fn && (int)level <= atomic_load(&log_level);
+}
+
 void moon_log(moon_log_level level, const char *format, ...) {
-  if (!log_fn)
+  if (!moon_log_wants(level))
     return;
   char text[MOON_ERR_TEXT];
   va_list args;

@@ -4,7 +4,8 @@
  * progress of long work, checked sizes and the log hook.
  *
  * The core never prints, exits or reads the environment. A function that can fail returns a
- * moon_status and writes one line (what, where, found, expected) into a moon_err, which may be NULL.
+ * moon_status and writes one line (what, where, found, expected) into a moon_err, which may be
+ * NULL.
  */
 #ifndef MOON_H
 #define MOON_H
@@ -15,20 +16,20 @@
 #include <stdint.h>
 
 /* code, meaning. The names reach Lua as the third value of a failure ("ENOENT"). */
-#define MOON_STATUS_LIST(X)                                                   \
-  X(EINVAL, "invalid argument")                                               \
-  X(ENOENT, "not found")                                                      \
-  X(EEXIST, "already there")                                                  \
-  X(EIO, "reading or writing failed")                                         \
-  X(EFORMAT, "not in the format expected")                                    \
-  X(EUNSUPPORTED, "well formed, but moonscope cannot use it")                 \
-  X(ESHAPE, "shapes do not fit")                                              \
-  X(EDTYPE, "dtype does not fit")                                             \
-  X(EDEVICE, "device missing, failed, or not the one expected")               \
-  X(ENOMEM, "not enough memory")                                              \
-  X(ERANGE, "index or value out of range")                                    \
-  X(ECONTEXT, "the context is full")                                          \
-  X(ECANCELED, "canceled")                                                    \
+#define MOON_STATUS_LIST(X)                                     \
+  X(EINVAL, "invalid argument")                                 \
+  X(ENOENT, "not found")                                        \
+  X(EEXIST, "already there")                                    \
+  X(EIO, "reading or writing failed")                           \
+  X(EFORMAT, "not in the format expected")                      \
+  X(EUNSUPPORTED, "well formed, but moonscope cannot use it")   \
+  X(ESHAPE, "shapes do not fit")                                \
+  X(EDTYPE, "dtype does not fit")                               \
+  X(EDEVICE, "device missing, failed, or not the one expected") \
+  X(ENOMEM, "not enough memory")                                \
+  X(ERANGE, "index or value out of range")                      \
+  X(ECONTEXT, "the context is full")                            \
+  X(ECANCELED, "canceled")                                      \
   X(ECLOSED, "closed")
 
 typedef enum moon_status {
@@ -56,21 +57,21 @@ moon_status moon_fail_in(moon_err *err, moon_status code, const char *what);
 const char *moon_status_name(moon_status code); /* "EFORMAT"; "OK" for MOON_OK */
 
 /* name in moonscope, name in safetensors, bytes per element */
-#define MOON_DTYPE_LIST(X)      \
-  X(F64, "f64", "F64", 8)       \
-  X(F32, "f32", "F32", 4)       \
-  X(F16, "f16", "F16", 2)       \
-  X(BF16, "bf16", "BF16", 2)    \
+#define MOON_DTYPE_LIST(X)            \
+  X(F64, "f64", "F64", 8)             \
+  X(F32, "f32", "F32", 4)             \
+  X(F16, "f16", "F16", 2)             \
+  X(BF16, "bf16", "BF16", 2)          \
   X(F8_E4M3, "f8_e4m3", "F8_E4M3", 1) \
   X(F8_E5M2, "f8_e5m2", "F8_E5M2", 1) \
-  X(I64, "i64", "I64", 8)       \
-  X(I32, "i32", "I32", 4)       \
-  X(I16, "i16", "I16", 2)       \
-  X(I8, "i8", "I8", 1)          \
-  X(U64, "u64", "U64", 8)       \
-  X(U32, "u32", "U32", 4)       \
-  X(U16, "u16", "U16", 2)       \
-  X(U8, "u8", "U8", 1)          \
+  X(I64, "i64", "I64", 8)             \
+  X(I32, "i32", "I32", 4)             \
+  X(I16, "i16", "I16", 2)             \
+  X(I8, "i8", "I8", 1)                \
+  X(U64, "u64", "U64", 8)             \
+  X(U32, "u32", "U32", 4)             \
+  X(U16, "u16", "U16", 2)             \
+  X(U8, "u8", "U8", 1)                \
   X(BOOL, "bool", "BOOL", 1)
 
 typedef enum moon_dtype {
@@ -81,9 +82,9 @@ typedef enum moon_dtype {
       MOON_DTYPE_COUNT
 } moon_dtype;
 
-size_t moon_dtype_size(moon_dtype dtype);               /* bytes per element; 0 for MOON_OPAQUE */
-const char *moon_dtype_name(moon_dtype dtype);          /* "bf16"; "opaque" for MOON_OPAQUE */
-const char *moon_dtype_file_name(moon_dtype dtype);     /* "BF16", as safetensors spells it */
+size_t moon_dtype_size(moon_dtype dtype);           /* bytes per element; 0 for MOON_OPAQUE */
+const char *moon_dtype_name(moon_dtype dtype);      /* "bf16"; "opaque" for MOON_OPAQUE */
+const char *moon_dtype_file_name(moon_dtype dtype); /* "BF16", as safetensors spells it */
 bool moon_dtype_from_name(moon_dtype *out, const char *name);      /* false: unknown name */
 bool moon_dtype_from_file_name(moon_dtype *out, const char *name); /* false: unknown name */
 
@@ -102,19 +103,27 @@ char *moon_shape_text(char *text, size_t size, const int64_t *shape, int rank);
 
 /* How far long work has come. Written by the thread that works, read and canceled by any other. */
 typedef struct moon_progress {
-  _Atomic int64_t done, total;       /* total is 0 while unknown */
-  _Atomic(const char *) unit;        /* "bytes", "tokens"; a string constant */
+  _Atomic int64_t done, total; /* total is 0 while unknown */
+  _Atomic(const char *) unit;  /* "bytes", "tokens"; a string constant */
   atomic_bool canceled;
 } moon_progress;
 
 /* Adds n to done. MOON_ECANCELED (with text) once the work was canceled. progress may be NULL. */
 moon_status moon_progress_add(moon_progress *progress, int64_t n, moon_err *err);
 
-typedef enum moon_log_level { MOON_LOG_ERROR, MOON_LOG_WARN, MOON_LOG_INFO, MOON_LOG_DEBUG } moon_log_level;
+typedef enum moon_log_level {
+  MOON_LOG_ERROR,
+  MOON_LOG_WARN,
+  MOON_LOG_INFO,
+  MOON_LOG_DEBUG
+} moon_log_level;
 typedef void (*moon_log_fn)(void *user, moon_log_level level, const char *text);
 
 /* The process's log hook; NULL (the start) drops everything. Set before other threads start. */
 void moon_log_set(moon_log_fn fn, void *user);
+void moon_log_set_level(
+    moon_log_level level); /* what is less important is dropped; WARN at the start */
+bool moon_log_wants(moon_log_level level); /* worth working out a message? */
 void moon_log(moon_log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

@@ -2,25 +2,6 @@
 ---Which features fire where.
 local M = {}
 
-local function by_activation(a, b)
-  if a.activation ~= b.activation then return a.activation > b.activation end
-  return a.index < b.index
-end
-
----The strongest features of a position, largest first.
----@param features userdata
----@param number integer  position, from 1
----@param top integer?  default: all
----@return {index: integer, activation: number}[]
-function M.strongest(features, number, top)
-  local row = features:row(number)
-  table.sort(row, by_activation)
-  if top then
-    for i = #row, top + 1, -1 do row[i] = nil end
-  end
-  return row
-end
-
 ---The features of every token of a prompt, at the place that the SAE reads.
 ---@param model userdata
 ---@param sae userdata  with a known layer
@@ -38,7 +19,7 @@ function M.of_prompt(model, sae, prompt, top)
   for number, id in ipairs(out.ids) do
     tokens[number] = {
       position = number - 1, id = id, token = model.tokenizer and model.tokenizer:token(id) or "",
-      l0 = features:count(number), features = M.strongest(features, number, top),
+      l0 = features:count(number), features = features:strongest(number, top),
     }
   end
   return { layer = sae.layer, tokens = tokens }

@@ -128,6 +128,24 @@ function Sae:decode(features) return await(self:_decode(features)) end
 ---@return userdata
 function Sae:direction(feature) return await(self:_direction(feature)) end
 
+local function by_activation(a, b)
+  if a.activation ~= b.activation then return a.activation > b.activation end
+  return a.index < b.index
+end
+
+---The features that fire at a position, largest first.
+---@param number integer  position, from 1
+---@param top integer?  at most so many; default: all
+---@return {index: integer, activation: number}[]
+function Features:strongest(number, top)
+  local row = self:row(number)
+  table.sort(row, by_activation)
+  if top then
+    for i = #row, top + 1, -1 do row[i] = nil end
+  end
+  return row
+end
+
 ---Dense features: [n_tok][d_sae].
 ---@return userdata
 function Features:totensor() return await(self:_totensor()) end

@@ -5,7 +5,6 @@
  */
 #include <limits.h>
 #include <lualib.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,17 +15,15 @@
 
 enum { EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 /* 128 + SIGINT, as shells have it */ };
 
-static atomic_int log_level = MOON_LOG_WARN;
 static const char *const log_levels[] = {"error", "warn", "info", "debug", NULL};
 
 static void print_log(void *user, moon_log_level level, const char *text) {
   (void)user;
-  if ((int)level <= atomic_load(&log_level))
-    fprintf(stderr, "moonscope: %s: %s\n", log_levels[level], text);
+  fprintf(stderr, "moonscope: %s: %s\n", log_levels[level], text);
 }
 
 static int set_log_level(lua_State *L) {
-  atomic_store(&log_level, luaL_checkoption(L, 1, NULL, log_levels));
+  moon_log_set_level((moon_log_level)luaL_checkoption(L, 1, NULL, log_levels));
   return 0;
 }
 

@@ -138,8 +138,8 @@ static moon_status get_fields(moon_llama_config *out, const json_t *config, moon
       (status = get_count(&out->n_heads, config, "num_attention_heads", MAX_DIM, 0, err)) ||
       (status = get_count(&out->n_kv_heads, config, "num_key_value_heads", MAX_DIM, out->n_heads,
                           err)) ||
-      (status = get_count(&out->d_head, config, "head_dim", MAX_DIM,
-                          out->d_model / out->n_heads + !(out->d_model / out->n_heads), err)) ||
+      (status = get_count(&out->d_head, config, "head_dim", MAX_DIM, out->d_model / out->n_heads,
+                          err)) ||
       (status = get_count(&out->n_ctx, config, "max_position_embeddings", MAX_DIM, 2048, err)) ||
       (status = get_positive(&eps, config, "rms_norm_eps", 1e-6, err)) ||
       (status = get_flag(&out->tied, config, "tie_word_embeddings", err)) ||

@@ -363,6 +363,23 @@ static moon_status wanted_rows(moon_tensor *out, const moon_pass *p, const moon_
   return status;
 }
 
+/* A hash (FNV-1a) of the bits: two runs that differ show where they part. */
+static moon_status log_logits(const moon_pass *p, const moon_tensor *logits, moon_err *err) {
+  uint64_t hash = 0xcbf29ce484222325;
+  size_t size = moon_tensor_size_bytes(logits);
+  uint8_t *bytes = malloc(size + 1);
+  if (!bytes)
+    return moon_fail(err, MOON_ENOMEM, "forward: no memory for %zu bytes of logits", size);
+  moon_status status = moon_tensor_read(logits, bytes, err);
+  for (size_t i = 0; i < size && status == MOON_OK; i++)
+    hash = (hash ^ bytes[i]) * 0x100000001b3;
+  if (status == MOON_OK)
+    moon_log(MOON_LOG_DEBUG, "forward: %lld tokens from position %lld, logits %016llx",
+             (long long)p->n_rows, (long long)p->spans[0].start + 1, (unsigned long long)hash);
+  free(bytes);
+  return status;
+}
+
 moon_status moon_pass_logits(moon_pass *pass, moon_logits which, moon_tensor *out, moon_err *err) {
   const moon_llama *m = pass->model;
   moon_tensor h = {0}, wanted = {0};
@@ -374,7 +391,8 @@ moon_status moon_pass_logits(moon_pass *pass, moon_logits which, moon_tensor *ou
   (void)((status = wanted_rows(&wanted, pass, &h, which, err)) ||
          (status = moon_tensor_new(out, m->device, MOON_F32,
                                    (int64_t[]){wanted.shape[0], m->config.n_vocab}, 2, err)) ||
-         (status = project(out, &wanted, &m->head, pass->arithmetic, err)));
+         (status = project(out, &wanted, &m->head, pass->arithmetic, err)) ||
+         (moon_log_wants(MOON_LOG_DEBUG) && (status = log_logits(pass, out, err))));
 done:
   moon_tensor_release(&h);
   moon_tensor_release(&wanted);

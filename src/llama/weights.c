@@ -150,11 +150,16 @@ moon_status moon_llama_load(moon_llama **out, const char *folder, moon_device *d
          (status = moon_checkpoint_open(&from.file, folder, err)) ||
          (status = load_weights(m, &from, err)) || (status = make_rope_tables(m, err)));
   moon_checkpoint_release(from.file);
-  if (status)
+  if (status) {
     moon_llama_release(m);
-  else
-    *out = m;
-  return status;
+    return status;
+  }
+  moon_log(MOON_LOG_INFO, "%s: %lld layers, d_model %lld, %s on %s (%s, %d threads), context %lld",
+           folder, (long long)m->config.n_layers, (long long)m->config.d_model,
+           moon_dtype_name(m->dtype), device->name, device->ops->name, moon_cpu_threads(),
+           (long long)m->n_ctx);
+  *out = m;
+  return MOON_OK;
 }
 
 moon_llama *moon_llama_retain(moon_llama *model) {

@@ -75,11 +75,14 @@ moon_status moon_sae_new(moon_sae **out, const moon_sae_parts *parts, moon_devic
          (status = moon_tensor_to(&s->b_dec, &parts->b_dec, device, dtype, err)) ||
          (parts->kind == MOON_ACTIVATION_JUMPRELU &&
           (status = make_threshold(s, &parts->threshold, err))));
-  if (status)
+  if (status) {
     moon_sae_release(s);
-  else
-    *out = s;
-  return status;
+    return status;
+  }
+  moon_log(MOON_LOG_INFO, "sae: %lld features over d_model %lld, %s on %s", (long long)s->d_sae,
+           (long long)s->d_model, moon_dtype_name(dtype), device->name);
+  *out = s;
+  return MOON_OK;
 }
 
 moon_sae *moon_sae_retain(moon_sae *sae) {

@@ -2,6 +2,7 @@
 local arguments = require "moonscope.arguments"
 local features = require "moonscope.features"
 local json = require "moonscope.json"
+local progress = require "moonscope.progress"
 local uv = require "luv"
 
 local M = {
@@ -87,7 +88,7 @@ function M.run(args)
   local sae
   sae, message = arguments.sae(args, model)
   if not sae then return nil, message end
-  local found = features.of_prompt(model, sae, args.prompt, args.top)
+  local found = progress.run("reading the prompt", features.of_prompt, model, sae, args.prompt, args.top)
   if args.json then
     print_json(found)
   else

@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: MIT
 local arguments = require "moonscope.arguments"
 local json = require "moonscope.json"
+local progress = require "moonscope.progress"
 
 local M = {
   summary = "Write on after a prompt, with features changed on the way.",
@@ -52,14 +53,19 @@ function M.run(args)
     if not sae then return nil, message end
     for _, edit in ipairs(args.edit) do edit.sae = sae end
   end
+  local bar <close> = progress.bar "writing"
+  local written = 0
+  local function on_token(token)
+    written = written + 1
+    if args.json then return bar:update(written, args.max_tokens, "tokens") end
+    io.write(token.text)
+    io.flush()
+  end
   local reply = model:generate(args.prompt, {
     max_tokens = args.max_tokens, temperature = args.temperature, top_k = args.top_k, top_p = args.top_p,
-    min_p = args.min_p, seed = args.seed, edits = args.edit,
-    on_token = not args.json and function(token)
-      io.write(token.text)
-      io.flush()
-    end or nil,
+    min_p = args.min_p, seed = args.seed, edits = args.edit, on_token = on_token,
   })
+  bar:close()
   if args.json then
     print_json(reply)
   else
