@@ -206,13 +206,14 @@ static int64_t largest(const float *x, int64_t n) {
   return best;
 }
 
+/* Sums in double: a row may be a whole tensor, and an f32 sum of ones stands still at 2^24. */
 static float reduce_row(moon_reduce op, const float *x, int64_t n) {
   if (op == MOON_MAX)
     return x[largest(x, n)];
-  float sum = 0;
+  double sum = 0;
   for (int64_t i = 0; i < n; i++)
-    sum += op == MOON_SUM ? x[i] : x[i] * x[i];
-  return sum;
+    sum += op == MOON_SUM ? x[i] : (double)x[i] * x[i];
+  return (float)sum;
 }
 
 static moon_status reduce(moon_reduce op, const moon_tensor *out, const moon_tensor *a,
