@@ -27,8 +27,8 @@ function M.edit(text)
   local number = tonumber(value)
   local takes_value = op == "add" or op == "set" or op == "scale"
   if not feature or not (takes_value and number or op == "ablate" and value == "") then
-    return nil, ("'%s' is no edit; expected FEATURE:add:VALUE, FEATURE:set:VALUE, FEATURE:scale:VALUE or FEATURE:ablate")
-      :format(text)
+    return nil, ("'%s' is no edit; expected FEATURE:add:VALUE, FEATURE:set:VALUE, FEATURE:scale:VALUE or "
+      .. "FEATURE:ablate"):format(text)
   end
   return { feature = math.tointeger(feature), op = op, value = number }
 end

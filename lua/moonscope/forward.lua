@@ -46,7 +46,8 @@ end
 local function rows_of(session, ids, phase)
   local rows, before = {}, session:length()
   for i, id in ipairs(ids) do
-    rows[i] = { position = before + i, id = id, phase = phase, step = phase == "prompt" and 0 or session.n_generated + i }
+    local step = phase == "prompt" and 0 or session.n_generated + i
+    rows[i] = { position = before + i, id = id, phase = phase, step = step }
   end
   return rows
 end
@@ -117,7 +118,8 @@ function Session:prefill(ids, opts)
   opts = options.check("prefill", opts, FORWARD)
   check_ids("prefill", ids)
   local model = self.model
-  return prefill(self, ids, plan_of(model, opts), model.config.n_layers, logits_of("prefill", opts), chunk_of("prefill", opts))
+  local which, chunk = logits_of("prefill", opts), chunk_of("prefill", opts)
+  return prefill(self, ids, plan_of(model, opts), model.config.n_layers, which, chunk)
 end
 
 ---Where the last capture is filled: the layers after it need not run.

@@ -8,7 +8,8 @@ local edits = require "moonscope.edits"
 
 local Llama = core.types.Llama
 
-local OPTIONS = options.names("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "ignore_eos", "edits", "on_token")
+local OPTIONS = options.names("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "ignore_eos",
+  "edits", "on_token")
 local MAX_TOKENS = 40
 
 ---A prompt's token ids: a text gets one BOS in front unless it begins with it; a list is taken as it is.

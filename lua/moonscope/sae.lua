@@ -32,7 +32,8 @@ local function metadata_of(path)
     return nil, ("%s: %s"):format(meta_path, message or "expected a JSON object"), code or "EFORMAT"
   end
   if metadata.activation_fn ~= nil and metadata.activation_fn ~= "relu" then
-    return nil, ("%s: activation_fn: found %s, expected relu"):format(meta_path, tostring(metadata.activation_fn)), "EUNSUPPORTED"
+    return nil, ("%s: activation_fn: found %s, expected relu"):format(meta_path, tostring(metadata.activation_fn)),
+      "EUNSUPPORTED"
   end
   return metadata
 end
@@ -49,11 +50,12 @@ end
 local function check_fit(sae, model)
   local config = model.config
   if sae.d_model ~= config.d_model then
-    return nil, ("the SAE's d_model is %d, the model's %d: it was trained on another model"):format(sae.d_model, config.d_model),
-      "ESHAPE"
+    return nil, ("the SAE's d_model is %d, the model's %d: it was trained on another model")
+      :format(sae.d_model, config.d_model), "ESHAPE"
   end
   if sae.layer and sae.layer >= config.n_layers then
-    return nil, ("the SAE reads layer %d, the model's layers are 0 to %d"):format(sae.layer, config.n_layers - 1), "ERANGE"
+    return nil, ("the SAE reads layer %d, the model's layers are 0 to %d")
+      :format(sae.layer, config.n_layers - 1), "ERANGE"
   end
   return true
 end

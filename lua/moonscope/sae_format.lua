@@ -80,7 +80,8 @@ function M.recognise(file)
     if format.matches(file) then
       local encoder = file:info(format.encoder).shape
       if #encoder ~= 2 then
-        return nil, ("%s: found shape %s, expected [d_sae, d_model]"):format(format.encoder, shape_text(encoder)), "ESHAPE"
+        return nil, ("%s: found shape %s, expected [d_sae, d_model]")
+          :format(format.encoder, shape_text(encoder)), "ESHAPE"
       end
       for _, expected in ipairs(format.shapes(file, encoder[1], encoder[2])) do
         local wrong = misfit(file, expected[1], expected[2])

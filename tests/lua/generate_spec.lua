@@ -113,7 +113,8 @@ describe("moonscope generate", function()
 
   it("prints JSON in its order", function()
     local result = run("--precision", "exact", "--json", "-n", "3", "--prompt", golden.prompts[1].text)
-    assert.matches('^{"prompt_ids":%[1275,601,.-%],"ids":%[.-%],"text":".-","finish_reason":"length","timings":{', result.out)
+    assert.matches('^{"prompt_ids":%[1275,601,.-%],"ids":%[.-%],"text":".-","finish_reason":"length",'
+      .. '"timings":{', result.out)
     local reply = assert(json.decode(result.out))
     assert.same(golden.prompts[1].ids, reply.prompt_ids)
     assert.equal(3, #reply.ids)
@@ -135,6 +136,7 @@ describe("moonscope generate", function()
     bad(1, "--edit: needs --sae, the autoencoder whose feature it changes", "--prompt", "a", "--edit", "1:ablate")
     bad(2, "generate: '1:add' is no edit; expected FEATURE:add:VALUE, FEATURE:set:VALUE, FEATURE:scale:VALUE or "
       .. "FEATURE:ablate (see moonscope generate --help)", "--prompt", "a", "--edit", "1:add")
-    bad(1, "edit 1: feature: found 2048, expected 0 to 2047", "--prompt", "a", "--sae", fixtures.sae_path, "--edit", "2048:ablate")
+    bad(1, "edit 1: feature: found 2048, expected 0 to 2047", "--prompt", "a", "--sae", fixtures.sae_path,
+      "--edit", "2048:ablate")
   end)
 end)

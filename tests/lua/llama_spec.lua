@@ -81,8 +81,8 @@ describe("load_model", function()
     assert(ms.save(folder .. "/model.safetensors", tensors))
     local biased <close> = assert(ms.load_model(folder, { precision = "exact" }))
     local plain <close> = assert(ms.load_model(fixtures.model_path, { precision = "exact" }))
-    local place, mlp = "model.layers.0.self_attn", "model.layers.0.mlp"
-    local with = biased:forward(prompt.ids, { capture = { place, mlp, "model.layers.0.post_attention" }, logits = false })
+    local place = "model.layers.0.self_attn"
+    local with = biased:forward(prompt.ids, { capture = { place, "model.layers.0.mlp" }, logits = false })
     local without = plain:forward(prompt.ids, { capture = { place }, logits = false })
     assert.is_true(with.captures[place]:allclose(without.captures[place] + 0.5, { atol = 1e-6 }))
     fixtures.remove(folder)
@@ -102,7 +102,8 @@ describe("load_model", function()
     assert.equal("EUNSUPPORTED", code)
 
     message, code = refused { ["config.json"] = fixtures.config('"hidden_size": 128', '"hidden_size": 64') }
-    assert.equal("FOLDER: model.embed_tokens.weight: found shape [1280, 128], expected [1280, 64] by config.json", message)
+    assert.equal("FOLDER: model.embed_tokens.weight: found shape [1280, 128], expected [1280, 64] by config.json",
+      message)
     assert.equal("ESHAPE", code)
 
     message, code = refused { ["config.json"] = fixtures.config('"hidden_size": 128', '"hidden_size": -1') }
@@ -120,7 +121,8 @@ describe("load_model", function()
     assert.matches("^FOLDER: config.json: line 1: ", message)
 
     message = refused { ["generation_config.json"] = '{"eos_token_id": 1280}' }
-    assert.equal("FOLDER: generation_config.json: eos_token_id: found 1280, expected a token id below vocab_size", message)
+    assert.equal("FOLDER: generation_config.json: eos_token_id: found 1280, expected a token id below vocab_size",
+      message)
 
     message, code = refused({}, { context = 513 })
     assert.equal("context: found 513, expected 1 to 512 (the model's max_position_embeddings)", message)
@@ -144,7 +146,8 @@ describe("load_model", function()
   end)
 
   it("runs linear and no RoPE scaling", function()
-    local plain = fixtures.tiny_copy { ["config.json"] = fixtures.config('"rope_scaling": {.-}', '"rope_scaling": null') }
+    local plain = fixtures.tiny_copy { ["config.json"] =
+      fixtures.config('"rope_scaling": {.-}', '"rope_scaling": null') }
     local linear = fixtures.tiny_copy { ["config.json"] =
       fixtures.config('"rope_scaling": {.-}', '"rope_scaling": {"type": "linear", "factor": 1.0}') }
     local a <close> = assert(ms.load_model(plain))
@@ -171,7 +174,8 @@ describe("forward", function()
     local width, n = { 26, 128 }, #prompt.ids
     assert.equal(26, n)
     local places = {
-      ["model.embed_tokens"] = width, ["model.layers.2.input"] = width, ["model.layers.2.self_attn.heads"] = { 26, 8, 16 },
+      ["model.embed_tokens"] = width, ["model.layers.2.input"] = width,
+      ["model.layers.2.self_attn.heads"] = { 26, 8, 16 },
       ["model.layers.2.self_attn"] = width, ["model.layers.2.post_attention"] = width, ["model.layers.2.mlp"] = width,
       ["model.layers.2"] = width, ["model.layers.3.input"] = width, ["model.norm"] = width,
     }

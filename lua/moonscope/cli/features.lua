@@ -26,7 +26,9 @@ local function print_json(found)
   for i, token in ipairs(found.tokens) do
     local list = {}
     for j, feature in ipairs(token.features) do
-      list[j] = json.ordered { { "index", feature.index }, { "activation", feature.activation }, { "label", json.null } }
+      list[j] = json.ordered {
+        { "index", feature.index }, { "activation", feature.activation }, { "label", json.null },
+      }
     end
     tokens[i] = json.ordered {
       { "position", token.position }, { "id", token.id }, { "token", json.text(token.token) }, { "l0", token.l0 },
@@ -78,7 +80,8 @@ local function print_table(found)
       local text = ("%d:%.2f"):format(feature.index, feature.activation)
       list[i] = color and shaded(text, feature.activation, scale) or text
     end
-    print(("%4d  %s %5d  %s"):format(token.position, cell("'" .. token.token .. "'", 18), token.l0, table.concat(list, "  ")))
+    local name = cell("'" .. token.token .. "'", 18)
+    print(("%4d  %s %5d  %s"):format(token.position, name, token.l0, table.concat(list, "  ")))
   end
 end
 

@@ -27,7 +27,8 @@ function M.configure(parser)
   parser:option("--temperature", "0 takes the likeliest token.", "0"):convert(number):argname "X"
   parser:option("--top-k", "Draw from the K likeliest only (0: all).", "0"):convert(whole):argname "K"
   parser:option("--top-p", "Draw from the likeliest that make up P.", "1"):convert(number):argname "P"
-  parser:option("--min-p", "Draw from those with P of the likeliest one's probability.", "0"):convert(number):argname "P"
+  parser:option("--min-p", "Draw from those with P of the likeliest one's probability.", "0")
+    :convert(number):argname "P"
   parser:option("--sae", "File of the sparse autoencoder.")
   parser:option("--edit", "FEATURE:add|set|scale:VALUE or FEATURE:ablate, at every position; may be repeated.")
     :count("*"):convert(arguments.edit):argname "F:op:value"
@@ -44,7 +45,9 @@ local function print_json(reply)
 end
 
 function M.run(args)
-  if #args.edit > 0 and not args.sae then return nil, "--edit: needs --sae, the autoencoder whose feature it changes" end
+  if #args.edit > 0 and not args.sae then
+    return nil, "--edit: needs --sae, the autoencoder whose feature it changes"
+  end
   local model, message = arguments.model(args)
   if not model then return nil, message end
   if args.sae then
