@@ -64,28 +64,28 @@ describe("load_model", function()
   end)
 
   it("uses attention and MLP biases where the config has them", function()
-    local folder = fixtures.tiny_copy { ["model.safetensors"] = false,
-      ["config.json"] = fixtures.config('"attention_bias": false', '"attention_bias": true')
-        :gsub('"mlp_bias": false', '"mlp_bias": true') }
-    local tensors = {}
-    for _, name in ipairs(assert(ms.open(fixtures.model_path .. "/model.safetensors")):names()) do
-      local t = ms.open(fixtures.model_path .. "/model.safetensors"):tensor(name)
-      tensors[name] = t
-      if name:find "_proj%.weight$" then
-        tensors[name:gsub("weight$", "bias")] = ms.zeros({ t:shape()[1] }, { dtype = "bf16" })
-      end
-    end
-    -- a bias of o_proj is added to the attention's output as it is
-    tensors["model.layers.0.self_attn.o_proj.bias"] = ms.full({ 128 }, 0.5, { dtype = "bf16" })
-    tensors["model.layers.0.mlp.down_proj.bias"] = ms.full({ 128 }, -0.25, { dtype = "bf16" })
-    assert(ms.save(folder .. "/model.safetensors", tensors))
-    local biased <close> = assert(ms.load_model(folder, { precision = "exact" }))
+    local weights <close> = assert(ms.open(fixtures.model_path .. "/model.safetensors"))
     local plain <close> = assert(ms.load_model(fixtures.model_path, { precision = "exact" }))
-    local place = "model.layers.0.self_attn"
-    local with = biased:forward(prompt.ids, { capture = { place, "model.layers.0.mlp" }, logits = false })
-    local without = plain:forward(prompt.ids, { capture = { place }, logits = false })
-    assert.is_true(with.captures[place]:allclose(without.captures[place] + 0.5, { atol = 1e-6 }))
-    fixtures.remove(folder)
+    local config = fixtures.config('"attention_bias": false', '"attention_bias": true')
+      :gsub('"mlp_bias": false', '"mlp_bias": true')
+    for place, name in pairs { self_attn = "self_attn.o_proj", mlp = "mlp.down_proj" } do
+      place = "model.layers.0." .. place
+      local tensors = {}
+      for _, weight in ipairs(weights:names()) do
+        tensors[weight] = weights:tensor(weight)
+        if weight:find "_proj%.weight$" then
+          tensors[weight:gsub("weight$", "bias")] = ms.zeros({ tensors[weight]:shape()[1] }, { dtype = "bf16" })
+        end
+      end
+      tensors["model.layers.0." .. name .. ".bias"] = ms.full({ 128 }, 0.5, { dtype = "bf16" })
+      local folder = fixtures.tiny_copy { ["model.safetensors"] = false, ["config.json"] = config }
+      assert(ms.save(folder .. "/model.safetensors", tensors))
+      local biased <close> = assert(ms.load_model(folder, { precision = "exact" }))
+      local with = biased:forward(prompt.ids, { capture = { place }, logits = false }).captures[place]
+      local without = plain:forward(prompt.ids, { capture = { place }, logits = false }).captures[place]
+      assert.is_true(with:allclose(without + 0.5, { atol = 1e-6 }))
+      fixtures.remove(folder)
+    end
   end)
 
   it("says in one line what is wrong with a folder", function()
