@@ -244,9 +244,10 @@ describe("a change in place", function()
   end)
 
   it("may read what it writes", function()
-    local t = ms.arange(10000):reshape(100, 100) -- more than one tile of a copy
-    local turned = t:t():clone()
-    assert.is_true(t:copy_(t:t()):equal(turned))
+    local n = 1 << 20 -- several pieces of a copy, which threads share
+    local t = ms.rand(n)
+    local before = t:narrow(1, 1, n - 1):clone()
+    assert.is_true(t:narrow(1, 2, n - 1):copy_(t:narrow(1, 1, n - 1)):equal(before))
   end)
 end)
 
