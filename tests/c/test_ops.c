@@ -185,6 +185,24 @@ static void copy(trial *t) {
   t->call = call_copy;
 }
 
+static moon_status call_transpose(const moon_tensor *t, const trial *p, moon_err *err) {
+  (void)p;
+  moon_tensor turned;
+  must(moon_tensor_transpose(&turned, &t[1], 0, 1, err), err);
+  moon_status status = moon_op_copy(&t[0], &turned, err);
+  moon_tensor_release(&turned);
+  return status;
+}
+
+/* A matrix, large enough now and then for kernels that work in tiles; all of it at once. */
+static void transpose(trial *t) {
+  bool large = random_below(10) == 0;
+  int64_t M = large ? 500 + random_below(300) : pick_rows(), K = large ? 650 : pick_width();
+  add(t, "out", OUT, pick_dtype(), ZERO, 2, M, K);
+  add(t, "a", 0, pick_dtype(), NORMAL, 2, K, M);
+  t->call = call_transpose;
+}
+
 static moon_status call_fill(const moon_tensor *t, const trial *p, moon_err *err) {
   moon_tensor column;
   must(moon_tensor_select(&column, &t[0], 1, 0, err), err);
@@ -500,10 +518,10 @@ static const struct {
 } ops[] = {
 #define OP(name) \
   { #name, name }
-    OP(copy),         OP(fill),        OP(binary),     OP(unary),     OP(reduce),
-    OP(argmax),       OP(topk),        OP(softmax),    OP(linear),    OP(embed),
-    OP(rms_norm),     OP(rope),        OP(kv_append),  OP(attention), OP(swiglu),
-    OP(sae_activate), OP(sae_compact), OP(sae_decode), OP(sae_edit),  OP(axpy_rows),
+    OP(copy),       OP(transpose), OP(fill),      OP(binary), OP(unary),        OP(reduce),
+    OP(argmax),     OP(topk),      OP(softmax),   OP(linear), OP(embed),        OP(rms_norm),
+    OP(rope),       OP(kv_append), OP(attention), OP(swiglu), OP(sae_activate), OP(sae_compact),
+    OP(sae_decode), OP(sae_edit),  OP(axpy_rows),
 #undef OP
 };
 
@@ -543,7 +561,7 @@ static int64_t n_rows(const trial *p) {
   for (int i = 0; i < p->n_operands; i++)
     if (p->operands[i].flags & ROWS)
       return p->operands[i].initial.shape[0];
-  return 0;
+  return 1; /* all of it is one row */
 }
 
 static void call_rows(const moon_tensor *t, const trial *p, int64_t first, int64_t count) {
