@@ -139,7 +139,7 @@ __attribute__((target("f16c"))) static void compare_with_f16c(void) {
 
 static void f16_as_the_processor_does(void **state) {
   (void)state;
-  if (__builtin_cpu_supports("f16c"))
+  if (__builtin_cpu_supports("avx2")) /* clang 14 knows no "f16c" to ask for; AVX2 comes with it */
     compare_with_f16c();
   else
     print_message("# SKIP this CPU has no f16c\n");
