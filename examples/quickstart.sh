@@ -11,7 +11,7 @@ build
 model=examples/tiny
 out=build/quickstart
 sae=$out/sae_layer_3.safetensors
-prompt="Lily was a rabbit. That night"
+prompt="Once upon a time there was a small red fox named Mia."
 
 say() { printf '\n== %s\n' "$*"; }
 

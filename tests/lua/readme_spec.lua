@@ -1,0 +1,36 @@
+-- SPDX-License-Identifier: MIT
+-- What the README shows is what happens.
+local fixtures = require "fixtures"
+local process = require "process"
+
+local readme = fixtures.read "README.md"
+
+describe("the README's example", function()
+  it("is the script, and prints what the README says", function()
+    local code, output = readme:match "```lua\n(local ms = .-)```\n```\n(.-)```"
+    assert.truthy(fixtures.read("examples/01_look_and_steer.lua"):find(code, 1, true))
+    local result = process.moonscope { "examples/01_look_and_steer.lua" }
+    assert.same({ 0, output, "" }, { result.code, result.out, result.err })
+  end)
+end)
+
+describe("the README's SAE entry", function()
+  it("passes the checker", function()
+    local text = readme:match "```lua\n(%[\"My%-SAE.-)```"
+    local entries = assert(load("return {" .. text .. "}", "README", "t"))()
+    assert.is_true(require("moonscope.sae_configs").check(entries))
+  end)
+end)
+
+describe("the README's commands", function()
+  it("are the program's", function()
+    local help = process.moonscope { "--help" }.out
+    local listed = {}
+    for name in readme:match("## Commands(.-)\n## "):gmatch "\n| `(%l+) " do listed[name] = true end
+    for name in help:match("commands:\n(.*)$"):gmatch "  (%l+) " do
+      assert.is_true(listed[name] or false, name .. " is not in the README")
+      listed[name] = nil
+    end
+    assert.is_nil(next(listed))
+  end)
+end)
