@@ -115,10 +115,14 @@ moon_dtype l_dtype_opt(lua_State *L, int index, const char *op, moon_dtype missi
   return dtype;
 }
 
-moon_device *l_device_opt(lua_State *L, int index, moon_device *missing) {
+moon_device *l_device_opt(lua_State *L, int index, const char *op, moon_device *missing) {
   moon_device *device = missing;
   moon_err err;
-  if (!lua_isnoneornil(L, index) && moon_device_find(&device, luaL_checkstring(L, index), &err))
+  if (lua_isnoneornil(L, index))
+    return missing;
+  if (lua_type(L, index) != LUA_TSTRING)
+    l_misuse(L, "%s: device is %s, expected a name", op, l_found(L, index));
+  if (moon_device_find(&device, lua_tostring(L, index), &err))
     l_throw(L, &err);
   return device;
 }

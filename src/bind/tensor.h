@@ -24,7 +24,7 @@ int l_dim_check(lua_State *L, int index, const char *op, const moon_tensor *t);
 int l_shape_check(lua_State *L, int index, const char *op, int64_t *shape, int64_t least);
 /* Names of a dtype and a device, or nil for the default. */
 moon_dtype l_dtype_opt(lua_State *L, int index, const char *op, moon_dtype missing);
-moon_device *l_device_opt(lua_State *L, int index, moon_device *missing);
+moon_device *l_device_opt(lua_State *L, int index, const char *op, moon_device *missing);
 
 bool l_is_float(moon_dtype dtype);
 

@@ -82,7 +82,7 @@ static data_task *new_constructor(lua_State *L, const l_job_kind kinds[2], const
   int64_t shape[MOON_MAX_RANK], count;
   int rank = l_shape_check(L, index, op, shape, 0);
   moon_dtype dtype = l_dtype_opt(L, index + 1, op, MOON_F32);
-  moon_device *device = l_device_opt(L, index + 2, moon_cpu());
+  moon_device *device = l_device_opt(L, index + 2, op, moon_cpu());
   if (!moon_shape_count(&count, shape, rank))
     l_misuse(L, "%s: the shape is too large", op);
   data_task *t = l_job_new(L, l_kind_for(kinds, count));

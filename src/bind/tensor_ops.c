@@ -435,7 +435,7 @@ static const l_job_kind to_kinds[] = L_TENSOR_KINDS("to", op_task, run_to, push_
 static int tensor_to(lua_State *L) {
   moon_tensor *a = l_tensor_operand(L, 1, "to");
   moon_dtype dtype = l_dtype_opt(L, 2, "to", a->dtype);
-  moon_device *device = l_device_opt(L, 3, moon_tensor_device(a));
+  moon_device *device = l_device_opt(L, 3, "to", moon_tensor_device(a));
   op_task *t = new_task(L, to_kinds, a);
   t->dtype = dtype;
   t->device = device;

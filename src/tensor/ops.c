@@ -370,13 +370,13 @@ static moon_status check_sparse(const char *op, const moon_sparse *f, unsigned w
   return status;
 }
 
-/* t, which a sparse matrix of f's size goes with, has rows and columns as f has. */
-static moon_status check_against_sparse(const char *op, const char *role, const char *dim,
-                                        int64_t found, int64_t expected, moon_err *err) {
-  if (found == expected)
+/* The tensor in this role is as wide as the sparse rows. */
+static moon_status check_columns_of(const char *op, const moon_sparse *f, const char *role,
+                                    int64_t found, moon_err *err) {
+  if (found == f->n_columns)
     return MOON_OK;
-  return moon_fail(err, MOON_ESHAPE, "%s: %s has %s %lld, the features have %lld", op, role, dim,
-                   (long long)found, (long long)expected);
+  return moon_fail(err, MOON_ESHAPE, "%s: %s has d_sae %lld, the features have %lld", op, role,
+                   (long long)found, (long long)f->n_columns);
 }
 
 moon_status moon_op_sae_compact(const moon_sparse *out, const moon_tensor *f, moon_err *err) {
@@ -386,7 +386,7 @@ moon_status moon_op_sae_compact(const moon_sparse *out, const moon_tensor *f, mo
   if (!status)
     status = CHECK("sae_compact", operands);
   if (!status)
-    status = check_against_sparse("sae_compact", "f", "d_sae", f->shape[1], out->n_columns, err);
+    status = check_columns_of("sae_compact", out, "f", f->shape[1], err);
   return status ? status : ops_of(f)->sae_compact(out, f, err);
 }
 
@@ -400,8 +400,7 @@ moon_status moon_op_sae_decode(const moon_tensor *out, const moon_sparse *f,
   if (!status)
     status = CHECK("sae_decode", operands);
   if (!status)
-    status =
-        check_against_sparse("sae_decode", "w_dec", "d_sae", w_dec->shape[0], f->n_columns, err);
+    status = check_columns_of("sae_decode", f, "w_dec", w_dec->shape[0], err);
   return status ? status : ops_of(out)->sae_decode(out, f, w_dec, b_dec, err);
 }
 

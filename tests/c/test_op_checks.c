@@ -8,7 +8,7 @@
 
 #include "tensor/ops.h"
 
-enum { MAX_TENSORS = 16 };
+enum { MAX_TENSORS = 24 };
 
 static moon_err err;
 static moon_tensor made[MAX_TENSORS];
@@ -129,6 +129,8 @@ static void sparse_autoencoder(void **state) {
         "sae_compact: f has d_sae 6, the features have 8");
   FAILS(moon_op_sae_edit(F32(2, 1), f, TENSOR(I32, 1), &step, 1, TENSOR(U8, 2, 1), &err),
         MOON_ERANGE, "sae_edit: step 0 has slot 1, expected 0 to 0");
+  FAILS(moon_op_sae_edit(F32(2, 2), NULL, TENSOR(I32, 2), &step, 1, TENSOR(U8, 2, 1), &err),
+        MOON_EINVAL, "sae_edit: step 0 is no add and needs the features");
   FAILS(moon_op_sae_edit(F32(2, 2), f, TENSOR(I32, 2), &step, 1, TENSOR(U8, 2, 3), &err),
         MOON_ESHAPE, "sae_edit: mask is [2, 3], expected one column for each of 1 steps");
 }

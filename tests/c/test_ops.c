@@ -478,15 +478,17 @@ static void sae_decode(trial *t) {
 }
 
 static moon_status call_sae_edit(const moon_tensor *t, const trial *p, moon_err *err) {
-  return moon_op_sae_edit(&t[0], &t[1], &t[2], p->steps, p->n_steps, &t[3], err);
+  return moon_op_sae_edit(&t[0], p->variant ? NULL : &t[1], &t[2], p->steps, p->n_steps, &t[3],
+                          err);
 }
 
 static void sae_edit(trial *t) {
   int64_t M = pick_rows(), K = pick_width(), m = 1 + random_below(K < 4 ? K : 4);
   t->n_steps = (int)random_below(5);
+  t->variant = (int)random_below(2); /* 1: additions, which need no features */
   for (int i = 0; i < t->n_steps; i++)
     t->steps[i] = (moon_edit_step){.slot = (int32_t)random_below(m),
-                                   .op = (int32_t)random_below(3),
+                                   .op = t->variant ? MOON_EDIT_ADD : (int32_t)random_below(3),
                                    .value = (float)random_normal()};
   t->limit = 2;
   add(t, "delta", ROWS | OUT, MOON_F32, ZERO, 2, M, m);

@@ -208,6 +208,8 @@ static void edits(void **state) {
                       T(U8, LIST(1, 1, 1, 0, 1, 0), 2, 3), &err));
   assert_values(f, LIST(7, 2, 70, INFINITY, 5, 60));
   assert_values(delta, LIST(67, 6, 54, 0)); /* an untouched infinity has not changed */
+  ok(moon_op_sae_edit(delta, NULL, T(I32, LIST(2, 0), 2), steps, 1, T(U8, LIST(1, 0), 2, 1), &err));
+  assert_values(delta, LIST(4, 0, 0, 0)); /* what is added does not depend on what was there */
   const moon_tensor *x = T(F32, LIST(1, 1, 1, 1), 2, 2),
                     *w = T(BF16, LIST(INFINITY, 1, 3, 4), 2, 2);
   ok(moon_op_axpy_rows(x, T(F32, LIST(0, 2, 0, -0.0), 2, 2), T(I32, LIST(0, 1), 2), w, &err));

@@ -339,6 +339,15 @@ describe("tostring", function()
   end)
 end)
 
+it("has every method of a tensor in its annotations", function()
+  local file <close> = assert(io.open "lua/moonscope/tensor.lua")
+  local text = file:read "a"
+  for name in pairs(core.types.Tensor) do
+    local said = text:find("---@field " .. name .. " ", 1, true) or text:find("function Tensor:" .. name .. "(", 1, true)
+    assert.is_truthy(said or name:find "^_", name)
+  end
+end)
+
 describe("the CPU", function()
   it("has instruction sets, best first, and gives the same answers with all", function()
     local sets, used = ms.instruction_sets(), ms.instruction_set()
