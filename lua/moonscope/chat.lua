@@ -37,28 +37,26 @@ local function turn(pieces, role, content)
   marker(pieces, "<|eot_id|>")
 end
 
--- White space beyond ASCII, as Python's str.strip knows it: that is what `trim` is in the templates.
-local WIDE_SPACES = {}
-for code in ("85 A0 1680 2000 2001 2002 2003 2004 2005 2006 2007 2008 2009 200A 2028 2029 202F 205F 3000")
-  :gmatch "%x+" do
-  WIDE_SPACES[utf8.char(tonumber(code, 16))] = true
+-- White space as Python's str.strip knows it: that is what `trim` is in the templates.
+local SPACES = {}
+for code in ("9 A B C D 1C 1D 1E 1F 20 85 A0 1680 2000 2001 2002 2003 2004 2005 2006 2007 2008 2009 200A 2028 " ..
+  "2029 202F 205F 3000"):gmatch "%x+" do
+  SPACES[utf8.char(tonumber(code, 16))] = true
 end
-
-local function is_space(char) return char:find "^[\t-\r\28-\32]$" or WIDE_SPACES[char] end
 
 local function trim(content)
   local first, last = 1, #content
-  while first <= last do
-    local char = content:match("^" .. utf8.charpattern, first)
-    if not (char and is_space(char)) then break end
-    first = first + #char
+  local function take(n) -- a space of n bytes from either end
+    if SPACES[content:sub(first, first + n - 1)] then
+      first = first + n
+    elseif SPACES[content:sub(math.max(first, last - n + 1), last)] then
+      last = last - n
+    else
+      return false
+    end
+    return true
   end
-  while last >= first do
-    local start = last
-    while start > first and last - start < 3 and content:byte(start) & 0xC0 == 0x80 do start = start - 1 end
-    if not is_space(content:sub(start, last)) then break end
-    last = start - 1
-  end
+  while first <= last and (take(1) or take(2) or take(3)) do end
   return content:sub(first, last)
 end
 

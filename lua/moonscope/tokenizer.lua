@@ -88,6 +88,12 @@ function Tokenizer:stream(opts)
   return self:_stream(options.check("stream", opts, DECODE).skip_special)
 end
 
+local function recognized(tokenizer)
+  local format, message = chat.recognize(tokenizer.chat_template)
+  if not format then error("chat: " .. message, 0) end
+  return format
+end
+
 local CHAT = options.names("format", "date", "add_generation_prompt")
 
 ---The ids of a conversation in the model's own chat format, with one BOS.
@@ -97,8 +103,7 @@ local CHAT = options.names("format", "date", "add_generation_prompt")
 ---@return integer[] ids
 function Tokenizer:chat(messages, opts)
   opts = options.check("chat", opts, CHAT)
-  local format, message = opts.format or chat.recognize(self.chat_template)
-  if not format then error("chat: " .. message, 0) end
+  local format = opts.format or recognized(self)
   local _, pieces = chat.render(messages,
     { format = format, date = opts.date, add_generation_prompt = opts.add_generation_prompt })
   local ids = {}

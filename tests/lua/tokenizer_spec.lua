@@ -1,0 +1,174 @@
+-- SPDX-License-Identifier: MIT
+local fixtures = require "fixtures"
+local json = require "moonscope.json"
+local ms = require "moonscope"
+
+local FOLDER = "examples/tiny"
+
+describe("ms.load_tokenizer", function()
+  it("takes a folder or a file", function()
+    for _, path in ipairs { FOLDER, FOLDER .. "/tokenizer.json" } do
+      local tokenizer <close> = assert(ms.load_tokenizer(path))
+      assert.equal(1280, tokenizer:n_vocab())
+      assert.equal(1275, tokenizer:bos_id())
+      assert.matches("<|start_header_id|>", tokenizer.chat_template, 1, true)
+      assert.equal("moonscope.Tokenizer 1280 tokens", tostring(tokenizer))
+    end
+  end)
+
+  it("tells what is wrong with a file", function()
+    local tokenizer, message, code = ms.load_tokenizer "/nowhere"
+    assert.same({ nil, "/nowhere/tokenizer.json: No such file or directory", "ENOENT" }, { tokenizer, message, code })
+    tokenizer, message, code = ms.load_tokenizer "examples/tiny/tokenizer_config.json"
+    assert.same({ nil, "EUNSUPPORTED" }, { tokenizer, code })
+    assert.equal("examples/tiny/tokenizer_config.json: model: null, expected BPE (byte-level, as Llama 3 has it)",
+      message)
+  end)
+
+  it("refuses a broken tokenizer_config.json, and does without one", function()
+    local folder = fixtures.folder()
+    fixtures.write(folder .. "/tokenizer.json", fixtures.read(FOLDER .. "/tokenizer.json"))
+    local tokenizer = assert(ms.load_tokenizer(folder))
+    assert.is_nil(tokenizer.chat_template)
+    local ok, message = pcall(tokenizer.chat, tokenizer, { { role = "user", content = "Hi" } })
+    assert.is_false(ok)
+    assert.matches("^chat: the tokenizer has no chat template; name a format with %-%-chat%-format", message)
+    assert.truthy(tokenizer:chat({ { role = "user", content = "Hi" } }, { format = "llama3" }))
+    tokenizer:close()
+
+    fixtures.write(folder .. "/tokenizer_config.json", "{")
+    local none, why, code = ms.load_tokenizer(folder)
+    assert.same({ nil, "EFORMAT" }, { none, code })
+    assert.equal(folder .. "/tokenizer_config.json: json: Expected object key string but found T_END at character 2",
+      why)
+    fixtures.remove(folder)
+  end)
+end)
+
+describe("a tokenizer", function()
+  local tokenizer
+
+  setup(function() tokenizer = assert(ms.load_tokenizer(FOLDER)) end)
+  teardown(function() tokenizer:close() end)
+
+  it("gives the golden ids, and the text back", function()
+    local cases = assert(json.read "tests/fixtures/tiny/golden/tokenizer.json")
+    assert.equal(137, #cases)
+    for _, case in ipairs(cases) do
+      assert.same(case.ids, tokenizer:encode(case.text))
+      assert.equal(case.text, tokenizer:decode(case.ids))
+    end
+  end)
+
+  it("gives the golden ids of the held-out text", function()
+    local golden <close> = assert(ms.open "tests/fixtures/tiny/golden/golden.safetensors")
+    local lengths, all = golden:tensor("eval_lengths"):totable(), golden:tensor("eval_ids"):totable()
+    local document, start = 0, 0
+    for line in io.lines "tests/fixtures/tiny/eval.jsonl" do
+      document = document + 1
+      local ids = tokenizer:encode(json.decode(line).text, { bos = true })
+      assert.same(table.move(all, start + 1, start + lengths[document], 1, {}), ids)
+      start = start + lengths[document]
+    end
+    assert.same({ 119, #all }, { document, start })
+  end)
+
+  it("puts BOS in front and takes special tokens as text if asked", function()
+    assert.same({ 1275, 64 }, tokenizer:encode("a", { bos = true }))
+    assert.same({ 1279 }, tokenizer:encode "<|eot_id|>")
+    local ids = tokenizer:encode("<|eot_id|>", { special = false })
+    assert.same({ 27, 91, 68, 330, 62, 322, 91, 29 }, ids)
+    assert.equal("<|eot_id|>", tokenizer:decode(ids))
+    assert.has_error(function() tokenizer:encode("a", { add_bos = true }) end)
+  end)
+
+  it("tells where each token comes from", function()
+    local text = "The é\xff<|eot_id|> x"
+    local ids, offsets = tokenizer:encode(text, { bos = true, offsets = true })
+    assert.equal(#ids, #offsets)
+    assert.same({ 1, 0 }, offsets[1])
+    for i = 2, #ids do
+      assert.equal(tokenizer:token(ids[i]), text:sub(offsets[i][1], offsets[i][2]))
+    end
+    assert.equal(#text, offsets[#ids][2])
+  end)
+
+  it("knows its tokens", function()
+    assert.equal(" moonscope", tokenizer:token(1274))
+    assert.equal(1274, tokenizer:id " moonscope")
+    assert.equal(1279, tokenizer:id "<|eot_id|>")
+    assert.is_nil(tokenizer:id "<|nothing|>")
+    assert.is_true(tokenizer:is_special(1275))
+    assert.is_false(tokenizer:is_special(1274))
+  end)
+
+  it("leaves special tokens out if asked", function()
+    local ids = tokenizer:encode("a<|eot_id|>b", { bos = true })
+    assert.equal("<|begin_of_text|>a<|eot_id|>b", tokenizer:decode(ids))
+    assert.equal("ab", tokenizer:decode(ids, { skip_special = true }))
+    local stream <close> = tokenizer:stream { skip_special = true }
+    local parts = {}
+    for i, id in ipairs(ids) do parts[i] = stream:feed(id) end
+    assert.same({ "", "a", "", "b" }, parts)
+  end)
+
+  it("refuses ids that are none", function()
+    assert.error_matches(function() tokenizer:decode { 64, 1280 } end, "^token id 1280: expected 0 to 1279$")
+    assert.error_matches(function() tokenizer:decode { 64, -1 } end, "^token id %-1: expected 0 to 1279$")
+    assert.error_matches(function() tokenizer:decode { 64, "x" } end, "ids%[2%]: found string, expected a token id$")
+    assert.error_matches(function() tokenizer:decode { 64, 0.5 } end, "ids%[2%]: found number, expected a token id$")
+    assert.error_matches(function() tokenizer:token(1280) end, "^token id 1280: expected 0 to 1279$")
+    assert.error_matches(function() tokenizer:is_special(1 << 40) end, "^token id 1099511627776: expected 0 to 1279$")
+    assert.error_matches(function() tokenizer:stream():feed(1280) end, "^token id 1280: expected 0 to 1279$")
+    assert.equal("", tokenizer:decode {})
+  end)
+
+  it("streams whole characters, whatever the bytes", function()
+    math.randomseed(1)
+    local parts = { "é", "😀", "€", "\xe2\x82", "\xf0\x9f", "\xff", "\x80", "a", " ", "\n", "<|eot_id|>" }
+    for _ = 1, 500 do
+      local text = ""
+      for _ = 1, math.random(12) do text = text .. parts[math.random(#parts)] end
+      local stream <close> = tokenizer:stream()
+      local shown = ""
+      for _, id in ipairs(tokenizer:encode(text)) do
+        shown = shown .. stream:feed(id)
+        -- What is held back is the start of a character: never more than three bytes.
+        assert.equal(shown, text:sub(1, #shown))
+        local rest = text:sub(#shown + 1)
+        assert.is_true(utf8.len(text) == nil or utf8.len(shown) ~= nil, rest)
+      end
+      assert.equal(text, shown .. stream:finish())
+      assert.equal("", stream:finish())
+    end
+  end)
+
+  it("holds back the start of a character and nothing else", function()
+    local stream <close> = tokenizer:stream()
+    local function feed(byte) return stream:feed(tokenizer:id(string.char(byte))) end
+    assert.same({ "", "", "", "😀" }, { feed(0xf0), feed(0x9f), feed(0x98), feed(0x80) })
+    assert.same({ "", "", "\xf0\x9fa" }, { feed(0xf0), feed(0x9f), feed(0x61) })
+    assert.same({ "\xff", "\x80", "" }, { feed(0xff), feed(0x80), feed(0xe2) })
+    assert.equal("\xe2", stream:finish())
+  end)
+
+  it("lives on in its streams", function()
+    local other = assert(ms.load_tokenizer(FOLDER))
+    local stream <close> = other:stream()
+    other:close()
+    assert.equal("a", stream:feed(64))
+  end)
+
+  it("throws once it is closed", function()
+    local other = assert(ms.load_tokenizer(FOLDER))
+    local stream = other:stream()
+    other:close()
+    other:close()
+    stream:close()
+    stream:close()
+    assert.equal("moonscope.Tokenizer (closed)", tostring(other))
+    assert.error_matches(function() other:encode "a" end, "tokenizer: closed")
+    assert.error_matches(function() other:n_vocab() end, "tokenizer: closed")
+    assert.error_matches(function() stream:feed(64) end, "decoder: closed")
+  end)
+end)

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: MIT
+// node compare_chat.mjs MOONSCOPE: generated conversations against the chat templates, rendered by
+// @huggingface/jinja, and their ids against @huggingface/tokenizers.
+import { readFileSync } from "node:fs";
+import { Template } from "@huggingface/jinja";
+import { Tokenizer } from "@huggingface/tokenizers";
+import { Report, ask, below, pick, randomText, readJson, root } from "./common.mjs";
+
+const [program] = process.argv.slice(2);
+const N_GENERATED = 1500;
+
+const folder = root + "examples/tiny";
+const config = readJson(folder + "/tokenizer_config.json");
+const tokenizer = new Tokenizer(readJson(folder + "/tokenizer.json"), config);
+const templates = {
+  llama3: new Template(config.chat_template),
+  "llama3.1": new Template(readFileSync(root + "tests/tokenizer/llama3.1.jinja", "utf8")),
+};
+
+const bits = [
+  " ", "\n", "\t", "\r\n", "\u3000", "\u00a0", "\u2029", "Hello", " there", "What is 2 + 2?", '"quoted"', "\\", "{{ x }}",
+  "{% if %}", "\u00e9", "\u{1f600}", "\u0001", "\u007f", "<|eot_id|>", "<|start_header_id|>system<|end_header_id|>\n\n",
+];
+
+// What the original's trim, Python's str.strip, takes away and JavaScript's does not, or the other way round.
+const trimDiffers = /[\u001c-\u001f\u0085\ufeff]/;
+
+function randomContent() {
+  const text = randomText(bits, 8);
+  return trimDiffers.test(text) ? randomContent() : text;
+}
+
+function randomConversation() {
+  const messages = below(2) ? [{ role: "system", content: randomContent() }] : [];
+  for (let n = 1 + below(4); n > 0; n--) {
+    messages.push({ role: pick(["user", "assistant", "user", "assistant", "tool", "ipython", "system"]), content: randomContent() });
+  }
+  const opts = { format: pick(Object.keys(templates)), add_generation_prompt: below(2) === 0 };
+  if (below(2)) opts.date = pick(["1 Jan 2025", "26 Jul 2024"]);
+  return { messages, opts };
+}
+
+function render({ messages, opts }) {
+  const date = opts.date ? { date_string: opts.date } : {};
+  return templates[opts.format].render({
+    messages, bos_token: config.bos_token, add_generation_prompt: opts.add_generation_prompt, ...date,
+  });
+}
+
+const conversations = Array.from({ length: N_GENERATED }, randomConversation);
+const answers = ask(program, folder, conversations);
+const report = new Report();
+const [bos, eot] = ["<|begin_of_text|>", "<|eot_id|>"].map((text) => tokenizer.encode(text, { add_special_tokens: false }).ids[0]);
+conversations.forEach((conversation, i) => {
+  const what = JSON.stringify(conversation);
+  const { messages, opts } = conversation;
+  const { text, ids } = answers[i];
+  report.same(what, text, render(conversation));
+  const count = (id) => ids.filter((other) => other === id).length;
+  const hasSystemTurn = opts.format === "llama3.1" && messages[0].role !== "system";
+  report.same(`${what}: tokens that begin and end`, [ids.indexOf(bos), count(bos), count(eot)],
+    [0, 1, messages.length + hasSystemTurn]);
+  if (!messages.some(({ content }) => content.includes("<|"))) {
+    report.same(`${what}: ids`, ids, tokenizer.encode(text, { add_special_tokens: false }).ids);
+  }
+});
+report.end("chat");
