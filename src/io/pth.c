@@ -185,27 +185,38 @@ static moon_status set_dtype(const moon_pickle_value *named, storage *s, moon_er
   return MOON_OK;
 }
 
+static moon_status read_shape(const reader *r, moon_entry *entry, const moon_pickle_value *shape,
+                              const moon_pickle_value *strides, moon_err *err) {
+  int n_strides = 0;
+  moon_status status = read_dims(r, entry->shape, &entry->rank, shape, "shape", err);
+  if (status == MOON_OK)
+    status = read_dims(r, entry->strides, &n_strides, strides, "strides", err);
+  if (status == MOON_OK && n_strides != entry->rank)
+    status = moon_fail(err, MOON_EFORMAT, "%d dims but %d strides", entry->rank, n_strides);
+  return status;
+}
+
+/* The arguments after the strides are for training, but for a dict at the end: it says that the
+ * numbers are stored negated or conjugated. */
 static moon_status read_call(const reader *r, moon_entry *entry, const moon_pickle_value *call,
                              moon_err *err) {
-  const moon_pickle_value *a[7];
-  size_t n = read_items(r, value_of(r, call->call.arguments), a, 7);
+  const moon_pickle_value *a[8];
+  size_t n = read_items(r, value_of(r, call->call.arguments), a, 8);
   bool v3 = is_called(call, TENSOR_V3);
-  if (n < (v3 ? 7 : 6) || a[1]->kind != MOON_PICKLE_INT || a[1]->integer < 0)
+  size_t expected = v3 ? 7 : 6;
+  if (n < expected || a[1]->kind != MOON_PICKLE_INT || a[1]->integer < 0)
     return moon_fail(err, MOON_EFORMAT, "its call lacks arguments or has a negative offset");
+  if (n > expected && a[expected]->kind == MOON_PICKLE_DICT && a[expected]->n_items)
+    return moon_fail(err, MOON_EUNSUPPORTED, "stored negated or conjugated");
   storage s;
-  int n_strides = 0;
+  int64_t count;
   moon_status status = read_storage(r, &s, a[0], err);
   if (status == MOON_OK)
     status = set_dtype(v3 ? a[6] : NULL, &s, err);
   if (status == MOON_OK)
-    status = read_dims(r, entry->shape, &entry->rank, a[2], "shape", err);
-  if (status == MOON_OK)
-    status = read_dims(r, entry->strides, &n_strides, a[3], "strides", err);
+    status = read_shape(r, entry, a[2], a[3], err);
   if (status != MOON_OK)
     return status;
-  if (n_strides != entry->rank)
-    return moon_fail(err, MOON_EFORMAT, "%d dims but %d strides", entry->rank, n_strides);
-  int64_t count;
   size_t element_size = moon_dtype_size(s.dtype);
   if (!moon_shape_count(&count, entry->shape, entry->rank) ||
       !moon_size_mul(&entry->size_bytes, (size_t)count, element_size))

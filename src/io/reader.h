@@ -39,7 +39,7 @@ moon_status moon_checkpoint_sort(moon_checkpoint *checkpoint, moon_err *err);
 /* Puts "tensor 'name': " in front of err's text and returns code. */
 moon_status moon_fail_in_tensor(moon_err *err, moon_status code, const char *name);
 
-/* Fills strides for a row-major shape. */
+/* Fills strides for a row-major shape whose count is known to fit. */
 void moon_strides_fill(int64_t *strides, const int64_t *shape, int rank);
 bool moon_utf8_valid(const char *text, size_t size);
 

@@ -90,7 +90,7 @@ static moon_status read_tensor(moon_entry *entry, const json_t *value, size_t da
   unsigned bits;
   if (!find_dtype(entry, &bits, json_string_value(dtype)))
     return moon_fail(err, MOON_EFORMAT, "unknown dtype '%s'", json_string_value(dtype));
-  size_t end;
+  size_t end = 0;
   moon_status status = read_shape(entry, json_object_get(value, "shape"), err);
   if (status == MOON_OK)
     status = read_offset(&entry->offset, offsets, 0, err);
@@ -106,8 +106,10 @@ static moon_status read_tensor(moon_entry *entry, const json_t *value, size_t da
                      "data_offsets end at %zu, but the file has %zu data bytes (truncated?)", end,
                      data_size);
   entry->size_bytes = end - entry->offset;
-  moon_strides_fill(entry->strides, entry->shape, entry->rank);
-  return check_size(entry, bits, err);
+  status = check_size(entry, bits, err);
+  if (status == MOON_OK)
+    moon_strides_fill(entry->strides, entry->shape, entry->rank);
+  return status;
 }
 
 static moon_status read_metadata(moon_checkpoint *into, json_t *object, moon_err *err) {

@@ -1,127 +1,214 @@
 // SPDX-License-Identifier: MIT
 /*
- * minizip reads the directory (zip64 too) and each local header; what it lets pass is checked here.
- * It reads through callbacks over the mapped bytes, so only the pages of headers are touched.
+ * The directory at the end of a zip file, read here because of zip64: minizip 1.1 (Debian 12) takes
+ * the 32-bit placeholder of a size or offset beyond 4 GiB for the number itself.
+ *
+ *   local header, name, extra, data    for each entry
+ *   central record, name, extra, note  for each entry: the directory
+ *   zip64 end record, zip64 locator    where a number does not fit the last record
+ *   end record
  */
 #include "io/zip.h"
 
-#include <minizip/unzip.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define NAME_MAX_BYTES 1024
-#define LOCAL_HEADER   30 /* bytes before the name */
-#define CENTRAL_RECORD 46 /* likewise, in the directory */
-#define END_RECORD     22 /* the directory's end without a comment */
-#define ZIP64_LOCATOR  20 /* stands right before it where a number does not fit there */
+#define LOCAL_SIZE   30 /* before the name */
+#define CENTRAL_SIZE 46 /* likewise */
+#define END_SIZE     22 /* without a comment */
+#define LOCATOR_SIZE 20
+#define END64_SIZE   56
 
-/* ---- a file for minizip ---- */
+#define LOCAL_MARK   0x04034b50
+#define CENTRAL_MARK 0x02014b50
+#define END_MARK     0x06054b50
+#define LOCATOR_MARK 0x07064b50
+#define END64_MARK   0x06064b50
 
-typedef struct cursor {
+#define IN_ZIP64_16 0xffff /* instead of a number that a zip64 field has */
+#define IN_ZIP64_32 0xffffffff
+
+#define FLAG_ENCRYPTED   1
+#define FLAG_SIZES_AFTER 8 /* sizes follow the data, 0 in the local header */
+
+typedef struct file {
   const uint8_t *data;
-  size_t size, at;
-} cursor;
+  size_t size;
+} file;
 
-static void *open_cursor(void *opaque, const void *name, int mode) {
-  (void)name;
-  (void)mode;
-  return opaque;
+typedef struct directory {
+  size_t start, end, n_entries;
+} directory;
+
+static uint64_t read_uint(const uint8_t *p, int n_bytes) {
+  uint64_t value = 0;
+  for (int i = n_bytes - 1; i >= 0; i--)
+    value = value << 8 | p[i];
+  return value;
 }
 
-static uLong read_cursor(void *opaque, void *stream, void *out, uLong size) {
-  (void)stream;
-  cursor *c = opaque;
-  size_t left = c->size - c->at, n = size < left ? size : left;
-  memcpy(out, c->data + c->at, n);
-  c->at += n;
-  return n;
+static uint16_t read_u16(const uint8_t *p) {
+  return (uint16_t)read_uint(p, 2);
 }
-
-static ZPOS64_T tell_cursor(void *opaque, void *stream) {
-  (void)stream;
-  return ((cursor *)opaque)->at;
-}
-
-static long seek_cursor(void *opaque, void *stream, ZPOS64_T offset, int origin) {
-  (void)stream;
-  cursor *c = opaque;
-  size_t base = origin == ZLIB_FILEFUNC_SEEK_SET   ? 0
-                : origin == ZLIB_FILEFUNC_SEEK_CUR ? c->at
-                                                   : c->size;
-  if (offset > c->size - base)
-    return -1;
-  c->at = base + (size_t)offset;
-  return 0;
-}
-
-static int close_cursor(void *opaque, void *stream) {
-  (void)opaque;
-  (void)stream;
-  return 0;
-}
-
-/* ---- checks ---- */
 
 static uint32_t read_u32(const uint8_t *p) {
-  return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+  return (uint32_t)read_uint(p, 4);
 }
 
-/* minizip searches the last 64 KiB for the directory's end, and other readers look at the last
- * bytes: both must find the same directory. A number that does not fit is all ones, and the zip64
- * record has it. */
-static moon_status check_end(unzFile zip, const cursor *c, moon_err *err) {
-  unz_global_info64 info;
-  if (unzGetGlobalInfo64(zip, &info) != UNZ_OK || info.size_comment ||
-      c->size < END_RECORD + ZIP64_LOCATOR ||
-      read_u32(c->data + c->size - END_RECORD) != 0x06054b50)
-    return moon_fail(err, MOON_EFORMAT, "bytes follow the zip directory");
-  const uint8_t *end = c->data + c->size - END_RECORD;
-  uint32_t n = read_u32(end + 8) >> 16, start = read_u32(end + 16);
-  bool zip64 = read_u32(end - ZIP64_LOCATOR) == 0x07064b50;
-  if ((n != info.number_entry && !(zip64 && n == 0xffff)) ||
-      (start != unzGetOffset64(zip) && !(zip64 && start == 0xffffffff)))
-    return moon_fail(err, MOON_EFORMAT, "the ends of the zip directory disagree");
+/* ---- the end ---- */
+
+/* Does the last record say the same as the zip64 one, where it says anything? */
+static bool ends_agree(const uint8_t *end, const uint8_t *end64) {
+  uint16_t n = read_u16(end + 10);
+  uint32_t size = read_u32(end + 12), start = read_u32(end + 16);
+  return (n == IN_ZIP64_16 || n == read_uint(end64 + 32, 8)) &&
+         (size == IN_ZIP64_32 || size == read_uint(end64 + 40, 8)) &&
+         (start == IN_ZIP64_32 || start == read_uint(end64 + 48, 8));
+}
+
+/* The directory must reach to its end records, which must end the file. */
+static moon_status find_directory(directory *out, const file *f, moon_err *err) {
+  const uint8_t *end = f->data + f->size - (f->size < END_SIZE ? f->size : END_SIZE);
+  if (f->size < END_SIZE || read_u32(end) != END_MARK || read_u16(end + 20))
+    return moon_fail(err, MOON_EFORMAT,
+                     "no zip directory at the end of its %zu bytes (truncated, or bytes behind it)",
+                     f->size);
+  uint64_t n = read_u16(end + 10), size = read_u32(end + 12), start = read_u32(end + 16);
+  size_t tail = END_SIZE;
+  bool one_disk = read_u32(end + 4) == 0 && read_u16(end + 8) == n;
+  if (f->size >= END_SIZE + LOCATOR_SIZE + END64_SIZE &&
+      read_u32(end - LOCATOR_SIZE) == LOCATOR_MARK) {
+    const uint8_t *end64 = end - LOCATOR_SIZE - END64_SIZE;
+    tail += LOCATOR_SIZE + END64_SIZE;
+    n = read_uint(end64 + 32, 8);
+    size = read_uint(end64 + 40, 8);
+    start = read_uint(end64 + 48, 8);
+    one_disk = one_disk && read_uint(end64 + 24, 8) == n;
+    if (read_u32(end64) != END64_MARK || read_uint(end - LOCATOR_SIZE + 8, 8) != f->size - tail ||
+        !ends_agree(end, end64))
+      return moon_fail(err, MOON_EFORMAT, "the two end records of the zip directory disagree");
+  }
+  size_t records_end = f->size - tail;
+  if (!one_disk || start > records_end || size != records_end - start || n > size / CENTRAL_SIZE)
+    return moon_fail(err, MOON_EFORMAT,
+                     "the zip directory does not reach from byte %llu to its end records at %zu",
+                     (unsigned long long)start, records_end);
+  *out = (directory){(size_t)start, records_end, (size_t)n};
   return MOON_OK;
 }
 
-static bool agrees(uint32_t stored, size_t value) {
-  return stored == value || stored == 0xffffffff; /* all ones: a zip64 field has it */
+/* ---- entries ---- */
+
+/* What a central record and a local header both have. */
+typedef struct header {
+  uint16_t flags, method;
+  uint64_t packed, unpacked, offset; /* offset: of the local header, in the central record only */
+  const uint8_t *name;
+  size_t name_size;
+  const uint8_t *extra;
+  size_t extra_size;
+} header;
+
+/* The numbers that are all ones have their value in the extra field 1, in this order. */
+static bool read_zip64(header *h) {
+  uint64_t *const numbers[] = {&h->unpacked, &h->packed, &h->offset};
+  bool missing = h->unpacked == IN_ZIP64_32 || h->packed == IN_ZIP64_32 || h->offset == IN_ZIP64_32;
+  const uint8_t *p = h->extra, *end = p + h->extra_size;
+  while (missing && end - p >= 4) {
+    size_t size = read_u16(p + 2);
+    bool is_zip64 = read_u16(p) == 1;
+    p += 4;
+    if (size > (size_t)(end - p))
+      return false;
+    for (int i = 0; i < 3 && is_zip64; i++)
+      if (*numbers[i] == IN_ZIP64_32) {
+        if (size < 8)
+          return false;
+        *numbers[i] = read_uint(p, 8);
+        p += 8;
+        size -= 8;
+      }
+    if (is_zip64)
+      return true;
+    p += size;
+  }
+  return !missing;
 }
 
-/* The directory's record of the entry, at the offset that the directory's end gives. */
-static bool central_agrees(const cursor *c, size_t at, const moon_zip_entry *entry) {
-  size_t name_size = strlen(entry->name);
-  const uint8_t *record = c->data + at;
-  return at < c->size && c->size - at >= CENTRAL_RECORD + name_size &&
-         read_u32(record) == 0x02014b50 &&
-         !memcmp(record + CENTRAL_RECORD, entry->name, name_size) &&
-         agrees(read_u32(record + 20), entry->size_bytes) &&
-         agrees(read_u32(record + 24), entry->size_bytes) &&
-         agrees(read_u32(record + 42), entry->header_offset);
+/* The record at `at`, of which only bytes before `limit` may be read. False: there is none. */
+static bool read_header(header *out, const file *f, size_t at, size_t limit, size_t fixed_size,
+                        uint32_t mark) {
+  const uint8_t *p = f->data + at;
+  if (at > limit || limit - at < fixed_size || read_u32(p) != mark)
+    return false;
+  bool central = mark == CENTRAL_MARK;
+  const uint8_t *common = p + (central ? 8 : 6); /* from the flags on both are alike */
+  *out = (header){.flags = read_u16(common),
+                  .method = read_u16(common + 2),
+                  .packed = read_u32(common + 12),
+                  .unpacked = read_u32(common + 16),
+                  .offset = central ? read_u32(p + 42) : 0,
+                  .name = p + fixed_size,
+                  .name_size = read_u16(common + 20),
+                  .extra_size = read_u16(common + 22)};
+  out->extra = out->name + out->name_size;
+  return limit - at - fixed_size >= out->name_size + out->extra_size && read_zip64(out);
 }
 
-/* The entry's local header. A size of 0 there follows the data. */
-static bool local_agrees(const cursor *c, const moon_zip_entry *entry) {
-  const uint8_t *header = c->data + entry->header_offset;
-  uint32_t packed = read_u32(header + 18), unpacked = read_u32(header + 22);
-  return read_u32(header) == 0x04034b50 &&
-         !memcmp(header + LOCAL_HEADER, entry->name, strlen(entry->name)) &&
-         (packed == 0 || agrees(packed, entry->size_bytes)) &&
-         (unpacked == 0 || agrees(unpacked, entry->size_bytes));
+static bool local_agrees(const header *local, const header *central) {
+  bool later = local->flags & FLAG_SIZES_AFTER;
+  return local->method == central->method && local->name_size == central->name_size &&
+         !memcmp(local->name, central->name, central->name_size) &&
+         (local->packed == central->packed || (later && !local->packed)) &&
+         (local->unpacked == central->unpacked || (later && !local->unpacked));
 }
 
-static moon_status check_kind(const unz_file_info64 *info, const char *name, moon_err *err) {
-  if (strlen(name) != info->size_filename)
-    return moon_fail(err, MOON_EFORMAT, "zip entry '%s': a name of %lu bytes", name,
-                     info->size_filename);
-  if (info->flag & 1)
+static moon_status check_kind(const header *central, const char *name, moon_err *err) {
+  if (strlen(name) != central->name_size)
+    return moon_fail(err, MOON_EFORMAT, "zip entry '%s': a zero byte in its name", name);
+  if (central->flags & FLAG_ENCRYPTED)
     return moon_fail(err, MOON_EUNSUPPORTED, "zip entry '%s' is encrypted", name);
-  if (info->compression_method || info->compressed_size != info->uncompressed_size)
+  if (central->method || central->packed != central->unpacked)
     return moon_fail(err, MOON_EUNSUPPORTED,
-                     "zip entry '%s' is compressed (method %lu); only stored ones can be used",
-                     name, info->compression_method);
+                     "zip entry '%s' is compressed (method %d); only stored ones can be used", name,
+                     central->method);
   return MOON_OK;
+}
+
+/* Where the entry's data are: behind its local header, before the directory. */
+static moon_status locate(moon_zip_entry *entry, const header *central, const file *f,
+                          const directory *d, moon_err *err) {
+  header local;
+  if (central->offset > d->start ||
+      !read_header(&local, f, (size_t)central->offset, d->start, LOCAL_SIZE, LOCAL_MARK) ||
+      !local_agrees(&local, central))
+    return moon_fail(err, MOON_EFORMAT,
+                     "zip entry '%s': its local header and the directory disagree", entry->name);
+  entry->header_offset = (size_t)central->offset;
+  entry->offset = entry->header_offset + LOCAL_SIZE + local.name_size + local.extra_size;
+  if (central->unpacked > d->start - entry->offset)
+    return moon_fail(err, MOON_EFORMAT,
+                     "zip entry '%s': %llu bytes at %zu pass the directory at %zu", entry->name,
+                     (unsigned long long)central->unpacked, entry->offset, d->start);
+  entry->size_bytes = (size_t)central->unpacked;
+  return MOON_OK;
+}
+
+/* The record at *at, which moves to the next one. */
+static moon_status read_entry(moon_zip_entry *entry, size_t *at, const file *f, const directory *d,
+                              moon_err *err) {
+  header central;
+  size_t size = 0;
+  if (read_header(&central, f, *at, d->end, CENTRAL_SIZE, CENTRAL_MARK))
+    size = CENTRAL_SIZE + central.name_size + central.extra_size + read_u16(f->data + *at + 32);
+  if (!size || size > d->end - *at)
+    return moon_fail(err, MOON_EFORMAT, "the zip directory is broken at byte %zu", *at);
+  *at += size;
+  entry->name = strndup((const char *)central.name, central.name_size);
+  if (!entry->name)
+    return moon_fail(err, MOON_ENOMEM, "no memory for a zip entry");
+  moon_status status = check_kind(&central, entry->name, err);
+  return status == MOON_OK ? locate(entry, &central, f, d, err) : status;
 }
 
 static int compare_names(const void *a, const void *b) {
@@ -154,85 +241,23 @@ static moon_status check_layout(moon_zip *zip, moon_err *err) {
   return MOON_OK;
 }
 
-/* ---- reading ---- */
-
-/* Where the data of minizip's current entry are. */
-static moon_status locate(moon_zip_entry *entry, unzFile zip, const cursor *c, moon_err *err) {
-  int code = unzOpenCurrentFile2(zip, NULL, NULL, 1);
-  if (code == UNZ_INTERNALERROR)
-    return moon_fail(err, MOON_ENOMEM, "zip entry '%s': no memory", entry->name);
-  if (code == UNZ_OK) {
-    entry->offset = (size_t)unzGetCurrentFileZStreamPos64(zip);
-    size_t before =
-        LOCAL_HEADER + strlen(entry->name) + (size_t)unzGetLocalExtrafield(zip, NULL, 0);
-    unzCloseCurrentFile(zip);
-    if (entry->offset < before || entry->offset > c->size ||
-        entry->size_bytes > c->size - entry->offset)
-      return moon_fail(err, MOON_EFORMAT,
-                       "zip entry '%s': %zu bytes at %zu pass the file's end at %zu", entry->name,
-                       entry->size_bytes, entry->offset, c->size);
-    entry->header_offset = entry->offset - before;
-  }
-  if (code != UNZ_OK || !local_agrees(c, entry) ||
-      !central_agrees(c, (size_t)unzGetOffset64(zip), entry))
-    return moon_fail(err, MOON_EFORMAT,
-                     "zip entry '%s': its local header and the directory disagree", entry->name);
-  return MOON_OK;
-}
-
-static moon_status read_entry(moon_zip_entry *entry, unzFile zip, const cursor *c, moon_err *err) {
-  char name[NAME_MAX_BYTES + 1] = "";
-  unz_file_info64 info;
-  if (unzGetCurrentFileInfo64(zip, &info, name, NAME_MAX_BYTES, NULL, 0, NULL, 0) != UNZ_OK)
-    return moon_fail(err, MOON_EFORMAT, "the zip directory is broken");
-  moon_status status = check_kind(&info, name, err);
-  if (status != MOON_OK)
-    return status;
-  entry->size_bytes = (size_t)info.uncompressed_size;
-  entry->name = strdup(name);
-  return entry->name ? locate(entry, zip, c, err)
-                     : moon_fail(err, MOON_ENOMEM, "no memory for a zip entry");
-}
-
-static moon_status read_entries(moon_zip *out, unzFile zip, const cursor *c, moon_err *err) {
-  size_t room = 0;
-  int code = unzGoToFirstFile(zip);
-  moon_status status = code == UNZ_OK ? check_end(zip, c, err) : MOON_OK;
-  for (; code == UNZ_OK && status == MOON_OK; code = unzGoToNextFile(zip)) {
-    if (out->n_entries == room) {
-      room = room ? 2 * room : 16;
-      moon_zip_entry *larger = realloc(out->entries, room * sizeof *larger);
-      if (!larger)
-        return moon_fail(err, MOON_ENOMEM, "no memory for %zu zip entries", room);
-      out->entries = larger;
-    }
-    out->entries[out->n_entries] = (moon_zip_entry){NULL, 0, 0, 0};
-    status = read_entry(&out->entries[out->n_entries++], zip, c, err);
-  }
-  if (status == MOON_OK && code != UNZ_END_OF_LIST_OF_FILE)
-    return moon_fail(err, MOON_EFORMAT, "the zip directory is broken");
-  return status == MOON_OK ? check_layout(out, err) : status;
-}
-
 moon_status moon_zip_read(moon_zip *out, const moon_bytes *bytes, moon_err *err) {
   *out = (moon_zip){NULL, 0};
-  cursor c = {moon_bytes_data(bytes), moon_bytes_size(bytes), 0};
-  zlib_filefunc64_def functions = {
-      .zopen64_file = open_cursor,
-      .zread_file = read_cursor,
-      .ztell64_file = tell_cursor,
-      .zseek64_file = seek_cursor,
-      .zclose_file = close_cursor,
-      .zerror_file = close_cursor,
-      .opaque = &c,
-  };
-  unzFile zip = unzOpen2_64("", &functions);
-  if (!zip)
-    return moon_fail(err, MOON_EFORMAT, "no zip directory at the end of its %zu bytes (truncated?)",
-                     c.size);
-  moon_status status = read_entries(out, zip, &c, err);
-  unzClose(zip);
-  return status;
+  file f = {moon_bytes_data(bytes), moon_bytes_size(bytes)};
+  directory d = {0, 0, 0};
+  moon_status status = find_directory(&d, &f, err);
+  if (status != MOON_OK)
+    return status;
+  out->entries = calloc(d.n_entries + 1, sizeof *out->entries);
+  if (!out->entries)
+    return moon_fail(err, MOON_ENOMEM, "no memory for %zu zip entries", d.n_entries);
+  size_t at = d.start;
+  while (out->n_entries < d.n_entries && status == MOON_OK)
+    status = read_entry(&out->entries[out->n_entries++], &at, &f, &d, err);
+  if (status == MOON_OK && at != d.end)
+    status = moon_fail(err, MOON_EFORMAT, "the zip directory has bytes after its %zu entries",
+                       d.n_entries);
+  return status == MOON_OK ? check_layout(out, err) : status;
 }
 
 void moon_zip_free(moon_zip *zip) {
