@@ -248,7 +248,8 @@ static json_t *random_merges(void) {
       continue;
     strcpy(pairs[n_pairs][0], left);
     strcpy(pairs[n_pairs++][1], right);
-    snprintf(tokens[n_tokens++], sizeof *tokens, "%.15s%.15s", left, right);
+    snprintf(tokens[n_tokens++], sizeof *tokens, "%.15s%.15s", pairs[n_pairs - 1][0],
+             pairs[n_pairs - 1][1]);
   }
   for (uint32_t n = N_MERGES; n > 0; n--) {
     uint32_t i = random_below(n);
