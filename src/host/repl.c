@@ -43,14 +43,15 @@ static int load(lua_State *L, const char *code) {
 
 /* Whether the chunk that failed to load only ends too early; its message is on top of the stack. */
 static bool is_incomplete(lua_State *L, int status) {
-  static const char mark[] = "<eof>";
+  static const char mark[] = "near <eof>";
+  if (status != LUA_ERRSYNTAX)
+    return false;
   size_t size;
   const char *message = lua_tolstring(L, -1, &size);
-  return status == LUA_ERRSYNTAX && size >= strlen(mark) &&
-         !strcmp(message + size - strlen(mark), mark);
+  return size >= strlen(mark) && !strcmp(message + size - strlen(mark), mark);
 }
 
-/* The line on top of the stack as an expression: true, and its function is pushed. */
+/* The text on top of the stack as an expression: true, and its function is pushed. */
 static bool load_expression(lua_State *L) {
   lua_pushfstring(L, "return %s", lua_tostring(L, -1));
   bool ok = load(L, lua_tostring(L, -1)) == LUA_OK;
@@ -60,11 +61,11 @@ static bool load_expression(lua_State *L) {
   return ok;
 }
 
-/* The text on top of the stack, continued over further lines until it is complete; READ_LINE: the
- * function or its message is pushed, and *status is Lua's. */
+/* The text on top of the stack, continued over further lines until it is complete. READ_LINE: its
+ * function or why it does not compile is pushed, and *status is Lua's. */
 static read_result load_statement(lua_State *L, int *status) {
   for (;;) {
-    *status = load(L, lua_tostring(L, -1));
+    *status = load_expression(L) ? LUA_OK : load(L, lua_tostring(L, -1));
     if (!is_incomplete(L, *status))
       return READ_LINE;
     lua_pop(L, 1);
@@ -99,11 +100,9 @@ static void run(lua_State *L, int status) {
 
 /* One statement, read and run. */
 static read_result turn(lua_State *L) {
+  int status;
   read_result read = push_line(L, "> ");
-  if (read != READ_LINE)
-    return read;
-  int status = LUA_OK;
-  if (!load_expression(L))
+  if (read == READ_LINE)
     read = load_statement(L, &status);
   if (read != READ_LINE)
     return read;

@@ -26,9 +26,10 @@ describe("moonscope COMMAND", function()
       { { "--frobnicate" }, "unknown option '--frobnicate'" },
       { { "--model" }, "option '--model' requires an argument" },
       { { "--model", "m", "--prompt", "p", "--threads", "0" }, "'0' is not a whole number from 1" },
-      { { "--model", "m", "--prompt", "p", "--seed", "-1" }, "'-1' is not a whole number from 0" },
-      { { "--model", "m", "--prompt", "p", "--log-level", "loud" }, "'loud'" },
-      { { "--model", "m", "--prompt", "p", "--precision", "best" }, "'best'" },
+      { { "--model", "m", "--prompt", "p", "--seed", "1.5" }, "'1.5' is not a whole number from 0" },
+      { { "--model", "m", "--prompt", "p", "--log-level", "loud" },
+        "'--log-level' must be one of 'error', 'warn', 'info', 'debug'" },
+      { { "--model", "m", "--prompt", "p", "--precision", "best" }, "'--precision' must be one of 'fast', 'exact'" },
     } do
       local result = moonscope("generate", table.unpack(case[1]))
       assert.equal(2, result.code)
@@ -43,6 +44,6 @@ describe("moonscope COMMAND", function()
   it("that fails prints one line and ends with 1", function()
     local result = moonscope("generate", "--model", "no/such/model", "--prompt", "x")
     assert.same({ 1, "" }, { result.code, result.out })
-    assert.truthy(result.err:find "^moonscope: [^\n]*no/such/model[^\n]*\n$", result.err)
+    assert.truthy(result.err:find("^moonscope: [^\n]*no/such/model[^\n]*\n$"), result.err)
   end)
 end)

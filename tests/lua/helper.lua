@@ -17,10 +17,11 @@ local function open_files()
   return n
 end
 
----Every counter of the core (storage_live, ...) and the open files.
+---Every counter of the core (storage_live, ...) and the open files, once no canceled job holds any.
 local function count()
   collectgarbage()
   collectgarbage()
+  while core.queue_length() > 0 do uv.sleep(1) end
   local counts = { ["open files"] = open_files() }
   for name, counter in pairs(core) do
     if name:find "_live$" then counts[name] = counter() end

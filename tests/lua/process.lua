@@ -66,15 +66,15 @@ end
 ---Runs the program under test.
 function M.moonscope(arguments, options) return M.run(M.program, arguments, options) end
 
----Runs the program under test on a terminal of its own, `typed` as its keyboard. What it prints, both
----streams and the echo of the keys, is in `out`.
+---Runs the program under test on a terminal of its own; `typed` and then Ctrl-D come from its keyboard.
+---What it prints, both streams and the echo of the keys, is in `out`.
 function M.terminal(arguments, typed)
   local words = { M.program }
   for i, word in ipairs(arguments) do
     words[i + 1] = "'" .. word:gsub("'", "'\\''") .. "'"
   end
   return M.run("script", { "-qec", table.concat(words, " "), "/dev/null" },
-    { stdin = typed, env = { TERM = "dumb" } })
+    { stdin = typed, env = { TERM = "xterm" } })
 end
 
 return M

@@ -1,10 +1,9 @@
 -- SPDX-License-Identifier: MIT
 local process = require "process"
 
----What the prompt answers to these lines, without echoes and prompts: typed on a terminal that does
----not echo, each answer stands on lines of its own.
+---All that is seen when these lines and then Ctrl-D (which `script` types at its end) are typed.
 local function answers(...)
-  local result = process.terminal({}, table.concat({ ... }, "\n") .. "\n\4")
+  local result = process.terminal({}, table.concat({ ... }, "\n") .. "\n")
   assert.equal(0, result.code)
   return (result.out:gsub("\r", ""))
 end
