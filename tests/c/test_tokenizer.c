@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* The tokenizer: golden ids, merges against a plain reference, any bytes, the split pattern, bad
- * files. */
+/* The tokenizer: golden ids, merges against a plain reference, any bytes, bad files. */
 #include <jansson.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -13,9 +12,7 @@
 
 #include <cmocka.h>
 
-#include "llama/split.h"
 #include "llama/tokenizer.h"
-#include "llama/utf8.h"
 
 #define TINY   MOON_SOURCE_DIR "/examples/tiny/tokenizer.json"
 #define GOLDEN MOON_SOURCE_DIR "/tests/fixtures/tiny/golden/tokenizer.json"
@@ -143,48 +140,6 @@ static void an_invalid_byte_is_a_piece_of_its_own(void **state) {
   assert_string_equal(ids_text(tiny, "\xc3\xa9", 0), "1179");
   assert_string_equal(ids_text(tiny, "\xc3 \xa9", 0), "127 220 102");
   assert_string_equal(ids_text(tiny, "\xc3\xc3\xa9\xa9", 0), "127 1179 102");
-}
-
-static void utf8_characters(void **state) {
-  static const struct {
-    const char *text;
-    size_t length, whole;
-  } cases[] = {
-      {"", 0, 0},
-      {"a", 1, 1},
-      {"\xc3\xa9", 2, 2},
-      {"\xc3", 0, 0},
-      {"\xe2\x82\xac", 3, 3},
-      {"\xe2\x82", 0, 0},
-      {"\xe2", 0, 0},
-      {"\xf0\x9f\x98\x80", 4, 4},
-      {"\xf0\x9f\x98", 0, 0},
-      {"\xf0\x9f", 0, 0},
-      {"a\xf0\x9f\x98", 1, 1},
-      {"\xc0\xaf", 0, 2},
-      {"\xc1", 0, 1},
-      {"\xe0\x80", 0, 2},
-      {"\xe0\xa0", 0, 0},
-      {"\xed\xa0", 0, 2},
-      {"\xed\x9f", 0, 0},
-      {"\xf4\x90", 0, 2},
-      {"\xf4\x8f", 0, 0},
-      {"\xf0\x8f", 0, 2},
-      {"\xf0\x90", 0, 0},
-      {"\xf5", 0, 1},
-      {"\x80", 0, 1},
-      {"\xc3\xa9\xa9", 2, 3},
-      {"\xe2\x82x", 0, 3},
-      {"\xf0\x9f\x98x", 0, 4},
-  };
-  (void)state;
-  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-    size_t size = strlen(cases[i].text);
-    if (moon_utf8_char(cases[i].text, size) != cases[i].length ||
-        moon_utf8_whole(cases[i].text, size) != cases[i].whole)
-      fail_msg("case %zu: char %zu, whole %zu", i, moon_utf8_char(cases[i].text, size),
-               moon_utf8_whole(cases[i].text, size));
-  }
 }
 
 /* ---- tokenizers made for a test ---- */
@@ -379,97 +334,6 @@ static void byte_level_brings_its_own_pattern(void **state) {
   moon_encoding_free(&e);
   moon_tokenizer_release(t);
   json_decref(root);
-}
-
-/* ---- the split pattern ---- */
-
-#define LLAMA3                                                               \
-  "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| " \
-  "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*"                                            \
-  "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-
-static void assert_pieces(const char *pattern, const char *text, const char *expected) {
-  moon_splitter *splitter;
-  moon_split *split;
-  moon_err err;
-  if (moon_splitter_new(&splitter, pattern, &err) || moon_split_new(&split, splitter, &err))
-    fail_msg("%s", err.text);
-  char shown[256] = "";
-  for (size_t start = 0, end, size = strlen(text); start < size; start = end) {
-    assert_int_equal(moon_split_next(split, text, size, start, &end, &err), MOON_OK);
-    assert_true(end > start);
-    strncat(strcat(shown, start ? "|" : ""), text + start, end - start);
-  }
-  assert_string_equal(shown, expected);
-  moon_split_free(split);
-  moon_splitter_free(splitter);
-}
-
-static void pieces_of_llama3(void **state) {
-  (void)state;
-  assert_pieces(LLAMA3, "I'm  here 12345\n\n x", "I|'m| | here| |123|45|\n\n| x");
-  assert_pieces(LLAMA3, "don'T'LLx", "don|'T|'LL|x");
-  assert_pieces(LLAMA3, "'\u017fa", "'\u017f|a");          /* long s is an s to caseless */
-  assert_pieces(LLAMA3, "\u180e\u180e!", "\u180e\u180e!"); /* no white space, whatever PCRE2 says */
-  assert_pieces(LLAMA3, "\xc2\x85\xc2\x85!", "\xc2\x85|\xc2\x85|!"); /* white space */
-  assert_pieces(LLAMA3, "\ufeff\ufeff!", "\ufeff\ufeff!");           /* none */
-  assert_pieces(LLAMA3, "\u3000\u00a0x", "\u3000|\u00a0x");
-}
-
-static void gaps_are_pieces(void **state) {
-  (void)state;
-  assert_pieces("b+", "aabba", "aa|bb|a");
-  assert_pieces("[\\s,]\\p{L}", "a b,c", "a| b|,c");
-}
-
-static void refused_patterns(void **state) {
-  static const struct {
-    const char *pattern, *message;
-  } cases[] = {
-      {"\\w+", "split pattern: moonscope has no translation of \\w"},
-      {"\\h", "split pattern: moonscope has no translation of \\h"},
-      {"[\\S]", "split pattern: moonscope has no translation of \\S"},
-      {"[\\s-x]", "split pattern: moonscope has no translation of \\s"},
-      {"[a[b]]", "split pattern: moonscope has no translation of [b"},
-      {"[a&&b]", "split pattern: moonscope has no translation of &&"},
-      {"[]a]", "split pattern: moonscope has no translation of []"},
-      {"a(?<=b)", "split pattern: moonscope has no translation of (?<="},
-      {"(*UTF)a", "split pattern: moonscope has no translation of (*UT"},
-      {"^a", "split pattern: moonscope has no translation of ^"},
-      {"a{1,2}+", "split pattern: moonscope has no translation of }+"},
-      {"a{,2}", "split pattern: moonscope has no translation of {,"},
-      {"a\\", "split pattern: moonscope has no translation of \\"},
-      {"\\pL", "split pattern: moonscope has no translation of \\p"},
-      {"\\s*", "split pattern: it can match an empty text"},
-      {"(a", "split pattern: missing closing parenthesis"},
-      {"[a", "split pattern: missing terminating ] for character class"},
-      {"\\p{Nonsense}", "split pattern: unknown property after \\P or \\p"},
-  };
-  (void)state;
-  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-    moon_splitter *splitter;
-    moon_err err;
-    if (!moon_splitter_new(&splitter, cases[i].pattern, &err))
-      fail_msg("%s was not refused", cases[i].pattern);
-    assert_null(splitter);
-    assert_string_equal(err.text, cases[i].message);
-  }
-}
-
-static void a_pattern_that_explodes_ends(void **state) {
-  (void)state;
-  moon_splitter *splitter;
-  moon_split *split;
-  moon_err err;
-  assert_int_equal(moon_splitter_new(&splitter, "(a+)+[bc]", &err), MOON_OK);
-  assert_int_equal(moon_split_new(&split, splitter, &err), MOON_OK);
-  size_t end;
-  assert_int_equal(moon_split_next(split, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", 50,
-                                   0, &end, &err),
-                   MOON_EUNSUPPORTED);
-  assert_string_equal(err.text, "split pattern: match limit exceeded at byte 0 of the text");
-  moon_split_free(split);
-  moon_splitter_free(splitter);
 }
 
 /* ---- bad files ---- */
@@ -711,15 +575,10 @@ int main(int argc, char **argv) {
       cmocka_unit_test(token_ids_out_of_range),
       cmocka_unit_test(any_bytes_round_trip),
       cmocka_unit_test(an_invalid_byte_is_a_piece_of_its_own),
-      cmocka_unit_test(utf8_characters),
       cmocka_unit_test(merges_in_the_plain_order),
       cmocka_unit_test(ignore_merges_takes_a_whole_piece),
       cmocka_unit_test(added_tokens_longest_and_leftmost),
       cmocka_unit_test(byte_level_brings_its_own_pattern),
-      cmocka_unit_test(pieces_of_llama3),
-      cmocka_unit_test(gaps_are_pieces),
-      cmocka_unit_test(refused_patterns),
-      cmocka_unit_test(a_pattern_that_explodes_ends),
       cmocka_unit_test(files_with_a_bad_field),
       cmocka_unit_test(files_that_are_cut),
       cmocka_unit_test(files_that_are_something_else),
