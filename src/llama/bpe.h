@@ -55,7 +55,7 @@ typedef struct moon_bpe_scratch {
 
 void moon_bpe_scratch_free(moon_bpe_scratch *scratch);
 
-/* Appends the ids of piece (size 1 to 2^30), which starts at `offset` of the text. MOON_ENOMEM.
+/* Appends the ids of piece (size 1 to 2^31 - 1), which starts at `offset` of the text. MOON_ENOMEM.
  */
 moon_status moon_bpe_encode(const moon_bpe *bpe, moon_bpe_scratch *scratch, const char *piece,
                             size_t size, size_t offset, moon_encoding *out, moon_err *err);
