@@ -130,12 +130,20 @@ static void log_goes_to_the_hook(void **state) {
   (void)state;
   char seen[64] = "";
   moon_log(MOON_LOG_ERROR, "dropped");
+  assert_false(moon_log_wants(MOON_LOG_ERROR));
   moon_log_set(keep, seen);
-  moon_log(MOON_LOG_INFO, "read %s", "a\nb");
-  assert_string_equal(seen, "2 read a?b");
+  moon_log(MOON_LOG_WARN, "read %s", "a\nb");
+  assert_string_equal(seen, "1 read a?b");
+  moon_log(MOON_LOG_INFO, "below the level");
+  assert_string_equal(seen, "1 read a?b");
+  moon_log_set_level(MOON_LOG_DEBUG);
+  assert_true(moon_log_wants(MOON_LOG_DEBUG));
+  moon_log(MOON_LOG_DEBUG, "now");
+  assert_string_equal(seen, "3 now");
+  moon_log_set_level(MOON_LOG_WARN);
   moon_log_set(NULL, NULL);
   moon_log(MOON_LOG_ERROR, "dropped");
-  assert_string_equal(seen, "2 read a?b");
+  assert_string_equal(seen, "3 now");
 }
 
 int main(int argc, char **argv) {
