@@ -1,0 +1,309 @@
+-- SPDX-License-Identifier: MIT
+local convert = require "moonscope.convert"
+local fixtures = require "fixtures"
+local json = require "moonscope.json"
+local ms = require "moonscope"
+local process = require "process"
+local uv = require "luv"
+
+local FIXTURES, GOLDEN = "tests/fixtures/pth/", "tests/fixtures/tiny/golden/pth/"
+
+local function names_in(folder)
+  local names = {}
+  for name in uv.fs_scandir_next, assert(uv.fs_scandir(folder)) do names[#names + 1] = name end
+  table.sort(names)
+  return names
+end
+
+local function hashes_of(path)
+  local file <close> = assert(ms.open(path))
+  return assert(convert.hashes(file))
+end
+
+local function sha256sum(path)
+  local pipe = assert(io.popen("sha256sum " .. path))
+  local text = pipe:read "a"
+  pipe:close()
+  return text:match "^%x+"
+end
+
+---Saves tensors given as { name = { values, dtype } } and closes them.
+local function save(path, contents)
+  local tensors = {}
+  for name, content in pairs(contents) do tensors[name] = ms.tensor(content[1], { dtype = content[2] or "f32" }) end
+  assert(ms.save(path, tensors))
+  for _, t in pairs(tensors) do t:close() end
+end
+
+local folder
+
+before_each(function() folder = fixtures.folder() end)
+after_each(function() fixtures.remove(folder) end)
+
+describe("convert.sae", function()
+  it("writes the tensors as they are and measured metadata", function()
+    local result = assert(convert.sae(fixtures.sae_path, { output = folder }))
+    assert.equal(folder .. "/sae_layer_3.safetensors", result.safetensors)
+    assert.equal(folder .. "/sae_layer_3_metadata.json", result.metadata)
+    assert.equal(4, result.tensors)
+    assert.equal(#fixtures.read(result.safetensors), result.bytes)
+    assert.equal(sha256sum(result.safetensors), result.sha256)
+    assert.same(hashes_of(fixtures.sae_path), hashes_of(result.safetensors))
+    local text = fixtures.read(result.metadata)
+    local expected = {
+      { "layer_idx", 3 }, { "layer", "model.layers.3" }, { "input_dim", 128 }, { "latent_dim", 2048 },
+      { "expansion_factor", 16 }, { "tied_weights", false }, { "activation_fn", "relu" }, { "dtype", "bf16" },
+      { "source", json.null }, { "source_revision", json.null }, { "source_file", "Moonscope-Tiny-Llama-SAE-l3.pth" },
+      { "source_sha256", sha256sum(fixtures.sae_path) }, { "sha256", result.sha256 }, { "hook", "model.layers.3" },
+      { "format_version", 1 }, { "created_by", "moonscope " .. ms.version },
+    }
+    assert.equal(json.encode(json.ordered(expected), { indent = 2 }) .. "\n", text)
+  end)
+
+  it("gives the same bytes each time", function()
+    local first = assert(convert.sae(fixtures.sae_path, { output = folder }))
+    local text = fixtures.read(first.metadata)
+    local second = assert(convert.sae(fixtures.sae_path, { output = folder .. "/" }))
+    assert.equal(first.sha256, second.sha256)
+    assert.equal(text, fixtures.read(second.metadata))
+    assert.same({ "sae_layer_3.safetensors", "sae_layer_3_metadata.json" }, names_in(folder))
+  end)
+
+  it("takes the layer from the list, else from the caller", function()
+    local path = GOLDEN .. "float32.pth"
+    local ok, message, code = convert.sae(path, { output = folder })
+    assert.is_nil(ok)
+    assert.equal(path .. ": not a file of SAE_CONFIGS, so its layer is unknown: give --layer N", message)
+    assert.equal("EINVAL", code)
+    for _, layer in ipairs { 7, "7", "model.layers.7" } do
+      local result = assert(convert.sae(path, { output = folder, layer = layer }))
+      assert.equal(folder .. "/sae_layer_7.safetensors", result.safetensors)
+    end
+    assert.is_nil(convert.sae(path, { output = folder, layer = "last" }))
+    ok, message = convert.sae(fixtures.sae_path, { output = folder, layer = 4 })
+    assert.is_nil(ok)
+    assert.equal(fixtures.sae_path .. ": reads model.layers.3 by SAE_CONFIGS, but --layer says model.layers.4", message)
+    assert(convert.sae(fixtures.sae_path, { output = folder, layer = 3 }))
+  end)
+
+  it("converts transposed and shared storages", function()
+    local path = GOLDEN .. "shared_storage.pth"
+    local result = assert(convert.sae(path, { output = folder, layer = 0 }))
+    assert.same(hashes_of(path), hashes_of(result.safetensors))
+  end)
+
+  it("writes the workbench's tied form under Goodfire's names", function()
+    save(folder .. "/wb.safetensors", {
+      ["encoder.weight"] = { { { 1, 2 }, { 3, 4 }, { 5, 6 } } }, ["encoder.bias"] = { { 1, 2, 3 } },
+      decoder_bias = { { 7, 8 } },
+    })
+    local result = assert(convert.sae(folder .. "/wb.safetensors", { output = folder, layer = 2 }))
+    local file <close> = assert(ms.open(result.safetensors))
+    assert.same({ "decoder_linear.bias", "encoder_linear.bias", "encoder_linear.weight" }, file:names())
+    local bias <close> = file:tensor "decoder_linear.bias"
+    assert.same({ 7, 8 }, bias:totable())
+    local metadata = assert(json.read(result.metadata))
+    assert.is_true(metadata.tied_weights)
+    assert.equal(1.5, metadata.expansion_factor)
+  end)
+
+  it("adds the two decoder biases of the workbench's untied form", function()
+    save(folder .. "/wb.safetensors", {
+      ["encoder.weight"] = { { { 1, 2 }, { 3, 4 } }, "bf16" }, ["encoder.bias"] = { { 1, 2 }, "bf16" },
+      ["decoder.weight"] = { { { 5, 6 }, { 7, 8 } }, "bf16" }, ["decoder.bias"] = { { 10, 20 }, "bf16" },
+      decoder_bias = { { 7, 8 }, "bf16" },
+    })
+    local result = assert(convert.sae(folder .. "/wb.safetensors", { output = folder, layer = 2 }))
+    local file <close> = assert(ms.open(result.safetensors))
+    assert.equal(4, #file:names())
+    local bias <close> = file:tensor "decoder_linear.bias"
+    assert.equal("bf16", bias:dtype())
+    assert.same({ 17, 28 }, bias:totable())
+    local weight <close> = file:tensor "decoder_linear.weight"
+    assert.same({ { 5, 6 }, { 7, 8 } }, weight:totable())
+    assert.is_false(assert(json.read(result.metadata)).tied_weights)
+  end)
+
+  it("converts dtypes where asked to", function()
+    local result = assert(convert.sae(GOLDEN .. "float32.pth", { output = folder, layer = 1, dtype = "bf16" }))
+    assert.same(hashes_of(GOLDEN .. "bfloat16.pth"), hashes_of(result.safetensors))
+    assert.equal("bf16", assert(json.read(result.metadata)).dtype)
+    local ok, message, code = convert.sae(GOLDEN .. "float32.pth", { output = folder, layer = 1, dtype = "i8" })
+    assert.is_nil(ok)
+    assert.equal("dtype: found i8, expected f64, f32, f16, bf16, f8_e4m3 or f8_e5m2", message)
+    assert.equal("EDTYPE", code)
+  end)
+
+  it("warns about a known file with another sha256, and converts it", function()
+    local path = folder .. "/Llama-3.1-8B-Instruct-SAE-l19.pth"
+    local w_enc <close> = ms.zeros(2, 4096)
+    local b_enc <close> = ms.zeros(2)
+    local w_dec <close> = ms.zeros(4096, 2)
+    local b_dec <close> = ms.zeros(4096)
+    assert(ms.save(path, {
+      ["encoder_linear.weight"] = w_enc, ["encoder_linear.bias"] = b_enc, ["decoder_linear.weight"] = w_dec,
+      ["decoder_linear.bias"] = b_dec,
+    }))
+    local result = assert(convert.sae(path, { output = folder }))
+    assert.equal(("%s: sha256 is %s, expected bbdc6fad591d3d420e8859dcb6eefa4ec642026090f7f39a963b1c0f27290e4f: "
+      .. "not the file that SAE_CONFIGS knows"):format(path, sha256sum(path)), result.warning)
+    assert.equal("Goodfire/Llama-3.1-8B-Instruct-SAE-l19", assert(json.read(result.metadata)).source)
+    local shown = process.moonscope { "convert", path, "-o", folder, "--json" }
+    assert.equal("moonscope: warning: " .. result.warning .. "\n", shown.err)
+    assert.equal(0, shown.code)
+  end)
+
+  it("refuses what does not fit, and leaves nothing", function()
+    fixtures.write(folder .. "/Moonscope-Tiny-Llama-SAE-l3.pth", fixtures.read(GOLDEN .. "float32.pth"))
+    save(folder .. "/bias.safetensors", {
+      ["encoder_linear.weight"] = { { { 1, 2 }, { 3, 4 } } }, ["encoder_linear.bias"] = { { 1, 2, 3 } },
+      ["decoder_linear.bias"] = { { 1, 2 } },
+    })
+    save(folder .. "/other.safetensors", { w = { { 1 } } })
+    local before = names_in(folder)
+    for _, case in ipairs {
+      { "Moonscope-Tiny-Llama-SAE-l3.pth", "ESHAPE", "d_model: found 4, expected 128" },
+      { "bias.safetensors", "ESHAPE", "encoder_linear.bias: found shape [3], expected [2]" },
+      { "other.safetensors", "EFORMAT", "found tensors w, expected encoder_linear.weight (Goodfire) or encoder" },
+    } do
+      local path = folder .. "/" .. case[1]
+      local ok, message, code = convert.sae(path, { output = folder })
+      assert.is_nil(ok)
+      assert.truthy(message:find(path .. ": " .. case[3], 1, true), message)
+      assert.equal(case[2], code)
+    end
+    assert.same(before, names_in(folder))
+  end)
+
+  it("says where a missing file can be had", function()
+    local ok, message, code = convert.sae("Llama-3.3-70B-Instruct-SAE-l50", { output = folder })
+    assert.is_nil(ok)
+    assert.equal("Llama-3.3-70B-Instruct-SAE-l50.pt: no such file. Download https://huggingface.co/Goodfire/"
+      .. "Llama-3.3-70B-Instruct-SAE-l50/resolve/main/Llama-3.3-70B-Instruct-SAE-l50.pt and put it there, or give the "
+      .. "path of the file", message)
+    assert.equal("ENOENT", code)
+    ok, message = convert.sae("Moonscope-Tiny-Llama-SAE-l3", { output = folder })
+    assert.is_nil(ok)
+    assert.equal("Moonscope-Tiny-Llama-SAE-l3.pth: no such file", message)
+    ok, message = convert.sae("no/such/file.pth", { output = folder, layer = 1 })
+    assert.is_nil(ok)
+    assert.equal("no/such/file.pth: no such file", message)
+  end)
+
+  it("publishes both files or none", function()
+    assert(os.execute("mkdir " .. folder .. "/sae_layer_3_metadata.json"))
+    local ok, message, code = convert.sae(fixtures.sae_path, { output = folder })
+    assert.is_nil(ok)
+    assert.equal(folder .. "/sae_layer_3_metadata.json: there already, and not a regular file", message)
+    assert.equal("EINVAL", code)
+    assert.same({ "sae_layer_3_metadata.json" }, names_in(folder))
+    ok, message = convert.sae(fixtures.sae_path, { output = folder .. "/missing" })
+    assert.is_nil(ok)
+    assert.equal(folder .. "/missing/sae_layer_3.safetensors: No such file or directory", message)
+  end)
+
+  it("leaves nothing when it is stopped on the way", function()
+    local calls = 0
+    assert.error_matches(function()
+      convert.sae(fixtures.sae_path, {
+        output = folder,
+        on_progress = function(done, total)
+          calls = calls + 1
+          assert.truthy(done <= total)
+          if calls == 3 then error("stopped", 0) end
+        end,
+      })
+    end, "stopped")
+    assert.equal(3, calls)
+    assert.same({}, names_in(folder))
+  end)
+
+  it("refuses an option that it does not know", function()
+    assert.error_matches(function() convert.sae("x", { out = "y" }) end, "convert: unknown option out")
+  end)
+end)
+
+describe("convert.checkpoint", function()
+  it("keeps every tensor of every form bit by bit", function()
+    local output = folder .. "/out.safetensors"
+    for _, name in ipairs { "dtypes", "strides", "empty", "nested", "tensor", "parameter", "protocol3", "protocol5" } do
+      local path = FIXTURES .. name .. ".pth"
+      local result = assert(convert.checkpoint(path, output))
+      assert.equal(sha256sum(output), result.sha256)
+      assert.same(hashes_of(path), hashes_of(output))
+      local source <close> = assert(ms.open(path))
+      local copy <close> = assert(ms.open(output))
+      assert.equal(#source:names(), result.tensors)
+      assert.same(source:metadata(), copy:metadata())
+      for _, key in ipairs(source:names()) do assert.same(source:info(key), copy:info(key)) end
+    end
+  end)
+
+  it("copies dtypes that moonscope does not compute with", function()
+    local header = '{"c":{"dtype":"C64","shape":[1],"data_offsets":[4,12]},'
+      .. '"e":{"dtype":"F8_E8M0","shape":[4],"data_offsets":[0,4]}}'
+    fixtures.write(folder .. "/x.safetensors", ("<s8"):pack(header) .. "abcdefghijkl")
+    local output = folder .. "/out.safetensors"
+    assert(convert.checkpoint(folder .. "/x.safetensors", output, { dtype = "f16" }))
+    assert.same(hashes_of(folder .. "/x.safetensors"), hashes_of(output))
+    assert.truthy(fixtures.read(output):find('"dtype":"F8_E8M0"', 1, true))
+  end)
+
+  it("copies a model in shards into one file, and onto itself", function()
+    local output = folder .. "/out.safetensors"
+    assert(convert.checkpoint("examples/tiny", output))
+    assert.same(hashes_of "examples/tiny", hashes_of(output))
+    local before = sha256sum(output)
+    assert(convert.checkpoint(output, output))
+    assert.equal(before, sha256sum(output))
+  end)
+
+  it("converts float tensors alone where a dtype is given", function()
+    local output = folder .. "/out.safetensors"
+    assert(convert.checkpoint(FIXTURES .. "dtypes.pth", output, { dtype = "f64" }))
+    local file <close> = assert(ms.open(output))
+    for _, name in ipairs { "f64", "f32", "f16", "bf16" } do
+      local t <close> = file:tensor(name)
+      assert.equal("f64", t:dtype())
+      assert.equal(-5.25, t:totable()[1][1])
+    end
+    for _, name in ipairs { "i64", "i32", "i16", "i8", "u8", "bool" } do assert.equal(name, file:info(name).dtype) end
+  end)
+end)
+
+describe("moonscope convert", function()
+  it("prints what it wrote", function()
+    local result = process.moonscope { "convert", fixtures.sae_path, "-o", folder }
+    assert.same({ 0, "" }, { result.code, result.err })
+    assert.equal(("%s/sae_layer_3.safetensors  4 tensors, 1053312 bytes, sha256 %s\n%s/sae_layer_3_metadata.json\n")
+      :format(folder, sha256sum(folder .. "/sae_layer_3.safetensors"), folder), result.out)
+  end)
+
+  it("--json prints one value", function()
+    local result = process.moonscope { "convert", fixtures.sae_path, "-o", folder, "--json" }
+    local sha256 = sha256sum(folder .. "/sae_layer_3.safetensors")
+    assert.equal(('{"safetensors":"%s/sae_layer_3.safetensors","metadata":"%s/sae_layer_3_metadata.json",'
+      .. '"tensors":4,"bytes":1053312,"sha256":"%s"}\n'):format(folder, folder, sha256), result.out)
+    local output = folder .. "/all.safetensors"
+    result = process.moonscope { "convert", fixtures.sae_path, "-o", output, "--json" }
+    assert.equal(('{"safetensors":"%s","tensors":4,"bytes":1053312,"sha256":"%s"}\n'):format(output, sha256),
+      result.out)
+  end)
+
+  it("fails in one line", function()
+    for _, case in ipairs {
+      { { GOLDEN .. "float32.pth", "-o", folder }, "not a file of SAE_CONFIGS, so its layer is unknown: give --layer" },
+      { { GOLDEN .. "legacy.pth", "-o", folder .. "/x.safetensors" }, "from before 1.6" },
+      { { GOLDEN .. "float32.pth", "-o", folder .. "/x.safetensors", "--layer", "3" },
+        "--layer: of no use with -o FILE.safetensors, which interprets nothing" },
+      { { GOLDEN .. "float32.pth", "-o", "/proc/x.safetensors" }, "/proc/x.safetensors: No such file or directory" },
+      { {}, "https://huggingface.co/Goodfire/Llama-3.1-8B-Instruct-SAE-l19/resolve/main/" },
+    } do
+      local result = process.moonscope { "convert", table.unpack(case[1]) }
+      assert.same({ 1, "" }, { result.code, result.out })
+      assert.truthy(result.err:find("^moonscope: [^\n]+\n$"), result.err)
+      assert.truthy(result.err:find(case[2], 1, true), result.err)
+    end
+    assert.same({}, names_in(folder))
+  end)
+end)
