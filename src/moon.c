@@ -21,7 +21,8 @@ static void replace_control_bytes(char *text) {
       *text = '?';
 }
 
-moon_status moon_fail(moon_err *err, moon_status code, const char *format, ...) {
+/* The brackets keep clang's analyzer from taking moon.h's macro for it. */
+moon_status(moon_fail)(moon_err *err, moon_status code, const char *format, ...) {
   if (err) {
     va_list args;
     va_start(args, format);

@@ -12,7 +12,7 @@ moon_tensor *l_tensor_new(lua_State *L);
 moon_tensor *l_tensor_operand(lua_State *L, int index, const char *op);
 
 /* Throws the text as it is: where in Lua's own files it came up helps nobody. Never returns. */
-int l_misuse(lua_State *L, const char *format, ...);
+int l_misuse(lua_State *L, const char *format, ...) L_THROWS;
 /* "a table", "nothing", "a moonscope.Sae": what the argument is, for an error. */
 const char *l_found(lua_State *L, int index);
 
@@ -29,22 +29,12 @@ moon_device *l_device_opt(lua_State *L, int index, const char *op, moon_device *
 bool l_is_float(moon_dtype dtype);
 
 /* Two kinds for one job: awaiting the second, for few elements, is not worth a yield. */
-#define L_TENSOR_KINDS(NAME, TYPE, RUN, PUSH, DROP) \
-  {                                                 \
-    {.name = NAME,                                  \
-     .size = sizeof(TYPE),                          \
-     .run = RUN,                                    \
-     .push = PUSH,                                  \
-     .drop = DROP,                                  \
-     .soft = true,                                  \
-     .quick = false},                               \
-        {.name = NAME,                              \
-         .size = sizeof(TYPE),                      \
-         .run = RUN,                                \
-         .push = PUSH,                              \
-         .drop = DROP,                              \
-         .soft = true,                              \
-         .quick = true},                            \
+#define L_TENSOR_KIND(NAME, TYPE, RUN, PUSH, DROP, QUICK) \
+  { (NAME), sizeof(TYPE), (RUN), (PUSH), (DROP), .soft = true, .quick = (QUICK) }
+#define L_TENSOR_KINDS(NAME, TYPE, RUN, PUSH, DROP)      \
+  {                                                      \
+    L_TENSOR_KIND(NAME, TYPE, RUN, PUSH, DROP, false),   \
+        L_TENSOR_KIND(NAME, TYPE, RUN, PUSH, DROP, true) \
   }
 const l_job_kind *l_kind_for(const l_job_kind kinds[2], int64_t n_elements);
 

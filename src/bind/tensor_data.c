@@ -526,7 +526,7 @@ static int cat(lua_State *L) {
   for (int i = 1; i < n; i++)
     check_part(L, first, lua_touserdata(L, 3 + i), dim);
   cat_task *t = l_job_new(L, l_kind_for(cat_kinds, count));
-  t->parts = calloc((size_t)n, sizeof *t->parts);
+  t->parts = calloc((size_t)n + 1, sizeof *t->parts);
   if (!t->parts)
     l_misuse(L, "cat: no memory for %d tensors", n);
   for (t->n = 0; t->n < n; t->n++)

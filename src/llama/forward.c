@@ -154,8 +154,9 @@ moon_status moon_pass_new(moon_pass **out, const moon_span *spans, int64_t n_spa
   p->ids = malloc((size_t)p->n_rows * sizeof *p->ids);
   p->captures = malloc((size_t)n_captures * sizeof *p->captures + 1);
   if (!p->spans || !p->ids || !p->captures) {
+    moon_fail(err, MOON_ENOMEM, "forward: no memory for %lld tokens", (long long)p->n_rows);
     moon_pass_free(p);
-    return moon_fail(err, MOON_ENOMEM, "forward: no memory for %lld tokens", (long long)p->n_rows);
+    return MOON_ENOMEM;
   }
   memcpy(p->ids, ids, (size_t)p->n_rows * sizeof *p->ids);
   for (p->n_spans = 0; p->n_spans < n_spans; p->n_spans++) {

@@ -284,7 +284,7 @@ static moon_status topk(const moon_tensor *values, const moon_tensor *indices, c
 }
 
 static void softmax_row(float *y, const float *x, int64_t n) {
-  float top = x[largest(x, n)], sum = 0;
+  float top = n > 0 ? x[largest(x, n)] : 0, sum = 0;
   for (int64_t i = 0; i < n; i++) {
     y[i] = expf(x[i] - top);
     sum += y[i];
@@ -295,8 +295,8 @@ static void softmax_row(float *y, const float *x, int64_t n) {
 
 static moon_status softmax(const moon_tensor *out, const moon_tensor *a, moon_err *err) {
   (void)err;
-  int64_t n = a->shape[1], rows = n > 0 ? a->shape[0] : 0;
-  for (int64_t t = 0; t < rows; t++)
+  int64_t n = a->shape[1];
+  for (int64_t t = 0; t < a->shape[0]; t++)
     softmax_row((float *)moon_tensor_data(out) + t * n, (const float *)moon_tensor_data(a) + t * n,
                 n);
   return MOON_OK;

@@ -88,7 +88,7 @@ static moon_status layout(moon_tensor *out, size_t *size, moon_dtype dtype, cons
 
 moon_status moon_tensor_new(moon_tensor *out, moon_device *device, moon_dtype dtype,
                             const int64_t *shape, int rank, moon_err *err) {
-  size_t size;
+  size_t size = 0;
   moon_tensor t;
   moon_status status = layout(&t, &size, dtype, shape, rank, err);
   if (!status)
