@@ -161,6 +161,7 @@ it("the module works in a plain Lua, which it does not bring along", function()
   local result = process.run("lua5.4", { "-e", "print(require 'moonscope'.version)" }, { env = {
     LUA_PATH = "lua/?.lua;lua/?/init.lua;;",
     LUA_CPATH = process.module:gsub("moonscope%.so$", "?.so") .. ";;",
+    LD_PRELOAD = os.getenv "MOONSCOPE_PRELOAD", -- for a build with sanitizers
   } })
   assert.same({ 0, require("moonscope").version .. "\n", "" }, { result.code, result.out, result.err })
   local libraries = process.run("ldd", { process.module }).out
