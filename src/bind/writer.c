@@ -254,7 +254,7 @@ static moon_status run_write(moon_task *task, moon_progress *progress, moon_err 
     return MOON_OK;
   if (n > n_rows)
     n = n_rows;
-  void *buffer = malloc(row_size * (size_t)n);
+  void *buffer = malloc(row_size * (size_t)n + 1);
   if (!buffer)
     return moon_fail(err, MOON_ENOMEM, "no memory for %zu bytes", row_size * (size_t)n);
   moon_status status = MOON_OK;

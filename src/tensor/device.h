@@ -7,7 +7,8 @@
 
 typedef struct moon_ops moon_ops; /* ops.h */
 
-/* One object per device for the whole process; never freed. A backend embeds it as its first member. */
+/* One object per device for the whole process; never freed. A backend embeds it as its first
+ * member. */
 typedef struct moon_device {
   const char *name;    /* "cpu", "cuda:0" */
   const moon_ops *ops; /* the table this device runs; may be exchanged while no job runs */
@@ -22,9 +23,10 @@ moon_status moon_device_find(moon_device **out, const char *name, moon_err *err)
  * "reference" (the plain kernels) is always the last. NULL after the end. */
 const char *moon_cpu_instruction_set_name(int index);
 const char *moon_cpu_instruction_set(void); /* the one in use */
-moon_status moon_cpu_use_instruction_set(const char *name, moon_err *err); /* MOON_EDEVICE: not here */
+moon_status moon_cpu_use_instruction_set(const char *name,
+                                         moon_err *err); /* MOON_EDEVICE: not here */
 
-int moon_cpu_threads(void);          /* that kernels use */
-void moon_cpu_set_threads(int n);    /* n >= 1 */
+int moon_cpu_threads(void);       /* that kernels use */
+void moon_cpu_set_threads(int n); /* n >= 1 */
 
 #endif

@@ -7,9 +7,9 @@
 
 #include "moon.h"
 
-/* n elements from src to dst, which do not overlap; unaligned is fine. Floats round to nearest even; f8_e4m3 (the "fn"
- * form, no infinity) saturates to NaN above its range as PyTorch does; to an integer: truncated, saturated, NaN -> 0;
- * to bool: not 0. Neither dtype may be MOON_OPAQUE. */
+/* n elements from src to dst, which do not overlap; unaligned is fine. Floats round to nearest
+ * even; f8_e4m3 (the "fn" form, no infinity) saturates to NaN above its range as PyTorch does; to
+ * an integer: truncated, saturated, NaN -> 0; to bool: not 0. Neither dtype may be MOON_OPAQUE. */
 void moon_dtype_convert(void *dst, moon_dtype to, const void *src, moon_dtype from, size_t n);
 
 static inline float moon_bf16_to_f32(uint16_t bits) {

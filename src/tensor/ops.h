@@ -21,10 +21,15 @@ typedef enum moon_unary { MOON_NEG, MOON_ABS, MOON_EXP, MOON_LOG, MOON_SQRT, MOO
 typedef enum moon_reduce { MOON_SUM, MOON_MAX, MOON_SUM_OF_SQUARES } moon_reduce;
 
 /* How a product treats its activations. BF16 rounds them to bf16 (nearest even) where the weight is
- * bf16, products are exact and sums f32; F32 keeps them. A weight of another dtype always gets F32. */
+ * bf16, products are exact and sums f32; F32 keeps them. A weight of another dtype always gets F32.
+ */
 typedef enum moon_arithmetic { MOON_ARITHMETIC_F32, MOON_ARITHMETIC_BF16 } moon_arithmetic;
 
-typedef enum moon_activation_kind { MOON_ACTIVATION_RELU, MOON_ACTIVATION_TOPK, MOON_ACTIVATION_JUMPRELU } moon_activation_kind;
+typedef enum moon_activation_kind {
+  MOON_ACTIVATION_RELU,
+  MOON_ACTIVATION_TOPK,
+  MOON_ACTIVATION_JUMPRELU
+} moon_activation_kind;
 
 typedef struct moon_activation {
   moon_activation_kind kind;
@@ -41,7 +46,11 @@ typedef struct moon_sparse {
   moon_tensor values;  /* f32 [room] */
 } moon_sparse;
 
-typedef enum moon_edit_op { MOON_EDIT_ADD, MOON_EDIT_SET, MOON_EDIT_SCALE } moon_edit_op; /* ablate is set 0 */
+typedef enum moon_edit_op {
+  MOON_EDIT_ADD,
+  MOON_EDIT_SET,
+  MOON_EDIT_SCALE
+} moon_edit_op; /* ablate is set 0 */
 
 /* One change of one feature: f + value, value, or f * value. */
 typedef struct moon_edit_step {
@@ -56,98 +65,133 @@ struct moon_ops {
   /* Memory. `data` is the backend's address: never read through it outside the backend. */
   moon_status (*alloc)(moon_device *device, size_t size, void **data, moon_err *err);
   void (*free)(moon_device *device, void *data, size_t size);
-  moon_status (*upload)(moon_device *device, void *data, const void *host, size_t size, moon_err *err);
-  moon_status (*download)(moon_device *device, void *host, const void *data, size_t size, moon_err *err); /* waits */
+  moon_status (*upload)(moon_device *device, void *data, const void *host, size_t size,
+                        moon_err *err);
+  moon_status (*download)(moon_device *device, void *host, const void *data, size_t size,
+                          moon_err *err); /* waits */
   moon_status (*sync)(moon_device *device, moon_err *err);
 
   /* Tensors */
   moon_status (*copy)(const moon_tensor *out, const moon_tensor *a, moon_err *err);
   moon_status (*fill)(const moon_tensor *out, double value, moon_err *err);
-  moon_status (*binary)(moon_binary op, const moon_tensor *out, const moon_tensor *a, const moon_tensor *b, moon_err *err);
+  moon_status (*binary)(moon_binary op, const moon_tensor *out, const moon_tensor *a,
+                        const moon_tensor *b, moon_err *err);
   moon_status (*unary)(moon_unary op, const moon_tensor *out, const moon_tensor *a, moon_err *err);
-  moon_status (*reduce)(moon_reduce op, const moon_tensor *out, const moon_tensor *a, moon_err *err);
+  moon_status (*reduce)(moon_reduce op, const moon_tensor *out, const moon_tensor *a,
+                        moon_err *err);
   moon_status (*argmax)(const moon_tensor *out, const moon_tensor *a, moon_err *err);
-  moon_status (*topk)(const moon_tensor *values, const moon_tensor *indices, const moon_tensor *a, moon_err *err);
+  moon_status (*topk)(const moon_tensor *values, const moon_tensor *indices, const moon_tensor *a,
+                      moon_err *err);
   moon_status (*softmax)(const moon_tensor *out, const moon_tensor *a, moon_err *err);
-  moon_status (*linear)(const moon_tensor *out, const moon_tensor *x, const moon_tensor *w, const moon_tensor *bias,
-                        moon_arithmetic arithmetic, moon_err *err);
+  moon_status (*linear)(const moon_tensor *out, const moon_tensor *x, const moon_tensor *w,
+                        const moon_tensor *bias, moon_arithmetic arithmetic, moon_err *err);
 
   /* Llama */
-  moon_status (*embed)(const moon_tensor *out, const moon_tensor *table, const moon_tensor *ids, moon_err *err);
-  moon_status (*rms_norm)(const moon_tensor *out, const moon_tensor *x, const moon_tensor *w, float eps, moon_err *err);
-  moon_status (*rope)(const moon_tensor *x, const moon_tensor *cos, const moon_tensor *sin, const moon_tensor *positions,
-                      moon_err *err);
-  moon_status (*kv_append)(const moon_tensor *cache, const moon_tensor *x, const moon_tensor *positions, moon_err *err);
-  moon_status (*attention)(const moon_tensor *out, const moon_tensor *q, const moon_tensor *k, const moon_tensor *v,
-                           const moon_tensor *positions, float scale, moon_err *err);
-  moon_status (*swiglu)(const moon_tensor *out, const moon_tensor *gate, const moon_tensor *up, moon_err *err);
+  moon_status (*embed)(const moon_tensor *out, const moon_tensor *table, const moon_tensor *ids,
+                       moon_err *err);
+  moon_status (*rms_norm)(const moon_tensor *out, const moon_tensor *x, const moon_tensor *w,
+                          float eps, moon_err *err);
+  moon_status (*rope)(const moon_tensor *x, const moon_tensor *cos, const moon_tensor *sin,
+                      const moon_tensor *positions, moon_err *err);
+  moon_status (*kv_append)(const moon_tensor *cache, const moon_tensor *x,
+                           const moon_tensor *positions, moon_err *err);
+  moon_status (*attention)(const moon_tensor *out, const moon_tensor *q, const moon_tensor *k,
+                           const moon_tensor *v, const moon_tensor *positions, float scale,
+                           moon_err *err);
+  moon_status (*swiglu)(const moon_tensor *out, const moon_tensor *gate, const moon_tensor *up,
+                        moon_err *err);
 
   /* Sparse autoencoder */
-  moon_status (*sae_activate)(const moon_tensor *f, const moon_activation *activation, moon_err *err);
+  moon_status (*sae_activate)(const moon_tensor *f, const moon_activation *activation,
+                              moon_err *err);
   moon_status (*sae_compact)(const moon_sparse *out, const moon_tensor *f, moon_err *err);
-  moon_status (*sae_decode)(const moon_tensor *out, const moon_sparse *f, const moon_tensor *w_dec, const moon_tensor *b_dec,
-                            moon_err *err);
-  moon_status (*sae_edit)(const moon_tensor *delta, const moon_tensor *f, const moon_tensor *features,
-                          const moon_edit_step *steps, int n_steps, const moon_tensor *mask, moon_err *err);
-  moon_status (*axpy_rows)(const moon_tensor *x, const moon_tensor *coefficients, const moon_tensor *rows,
-                           const moon_tensor *w, moon_err *err);
+  moon_status (*sae_decode)(const moon_tensor *out, const moon_sparse *f, const moon_tensor *w_dec,
+                            const moon_tensor *b_dec, moon_err *err);
+  moon_status (*sae_edit)(const moon_tensor *delta, const moon_tensor *f,
+                          const moon_tensor *features, const moon_edit_step *steps, int n_steps,
+                          const moon_tensor *mask, moon_err *err);
+  moon_status (*axpy_rows)(const moon_tensor *x, const moon_tensor *coefficients,
+                           const moon_tensor *rows, const moon_tensor *w, moon_err *err);
 };
 
 /* Waits until everything enqueued on the device is done and reports the first fault. */
 moon_status moon_op_sync(moon_device *device, moon_err *err);
 
-/* out := a, element by element; same shape, any strides, any dtypes. To an integer: truncated, saturated, NaN -> 0. */
+/* out := a, element by element; same shape, any strides, any dtypes. To an integer: truncated,
+ * saturated, NaN -> 0. */
 moon_status moon_op_copy(const moon_tensor *out, const moon_tensor *a, moon_err *err);
 /* out := value; any strides, any dtype. */
 moon_status moon_op_fill(const moon_tensor *out, double value, moon_err *err);
-/* out := a op b. out is row-major; a and b broadcast to its shape (trailing dims equal or 1, any strides). out may be a or b. */
-moon_status moon_op_binary(moon_binary op, const moon_tensor *out, const moon_tensor *a, const moon_tensor *b, moon_err *err);
+/* out := a op b. out is row-major; a and b broadcast to its shape (trailing dims equal or 1, any
+ * strides). out may be a or b. */
+moon_status moon_op_binary(moon_binary op, const moon_tensor *out, const moon_tensor *a,
+                           const moon_tensor *b, moon_err *err);
 /* out := op(a), same shape; out may be a. */
-moon_status moon_op_unary(moon_unary op, const moon_tensor *out, const moon_tensor *a, moon_err *err);
-/* out [rows] := reduction of each row of a [rows][n]; n >= 1 for MAX. NaN wins MAX. Sums run in a fixed order. */
-moon_status moon_op_reduce(moon_reduce op, const moon_tensor *out, const moon_tensor *a, moon_err *err);
-/* out i64 [rows] := column of the largest of each row of a [rows][n], n >= 1; the first of equals; NaN wins. */
+moon_status moon_op_unary(moon_unary op, const moon_tensor *out, const moon_tensor *a,
+                          moon_err *err);
+/* out [rows] := reduction of each row of a [rows][n]; n >= 1 for MAX. NaN wins MAX. Sums run in a
+ * fixed order. */
+moon_status moon_op_reduce(moon_reduce op, const moon_tensor *out, const moon_tensor *a,
+                           moon_err *err);
+/* out i64 [rows] := column of the largest of each row of a [rows][n], n >= 1; the first of equals;
+ * NaN wins. */
 moon_status moon_op_argmax(const moon_tensor *out, const moon_tensor *a, moon_err *err);
-/* values [rows][k], indices i64 [rows][k] := the k largest of each row of a [rows][n], descending, ties by lower index, NaN first; k <= n. */
-moon_status moon_op_topk(const moon_tensor *values, const moon_tensor *indices, const moon_tensor *a, moon_err *err);
+/* values [rows][k], indices i64 [rows][k] := the k largest of each row of a [rows][n], descending,
+ * ties by lower index, NaN first; k <= n. */
+moon_status moon_op_topk(const moon_tensor *values, const moon_tensor *indices,
+                         const moon_tensor *a, moon_err *err);
 /* out [rows][n] := exp(a - max) / sum of it, per row; out may be a. */
 moon_status moon_op_softmax(const moon_tensor *out, const moon_tensor *a, moon_err *err);
-/* out [M][N] := x [M][K] w^T + bias, w [N][K] and bias [N] (or NULL) in f32, f16 or bf16; sums in f32. */
-moon_status moon_op_linear(const moon_tensor *out, const moon_tensor *x, const moon_tensor *w, const moon_tensor *bias,
-                           moon_arithmetic arithmetic, moon_err *err);
+/* out [M][N] := x [M][K] w^T + bias, w [N][K] and bias [N] (or NULL) in f32, f16 or bf16; sums in
+ * f32. */
+moon_status moon_op_linear(const moon_tensor *out, const moon_tensor *x, const moon_tensor *w,
+                           const moon_tensor *bias, moon_arithmetic arithmetic, moon_err *err);
 
-/* out [n][d] := rows ids i32 [n] of table [n_vocab][d] (f32, f16, bf16). Ids are the caller's to check. */
-moon_status moon_op_embed(const moon_tensor *out, const moon_tensor *table, const moon_tensor *ids, moon_err *err);
+/* out [n][d] := rows ids i32 [n] of table [n_vocab][d] (f32, f16, bf16). Ids are the caller's to
+ * check. */
+moon_status moon_op_embed(const moon_tensor *out, const moon_tensor *table, const moon_tensor *ids,
+                          moon_err *err);
 /* out [n][d] := w * x / sqrt(mean(x^2) + eps), w [d] f32, f16 or bf16; out may be x. */
-moon_status moon_op_rms_norm(const moon_tensor *out, const moon_tensor *x, const moon_tensor *w, float eps, moon_err *err);
+moon_status moon_op_rms_norm(const moon_tensor *out, const moon_tensor *x, const moon_tensor *w,
+                             float eps, moon_err *err);
 /* Rotates x [n][heads][d_head] in place, halves paired as in Hugging Face's rotate_half:
- * (a, b) -> (a cos - b sin, b cos + a sin) with row positions[t] (i32 [n]) of cos and sin [n_ctx][d_head / 2]. */
-moon_status moon_op_rope(const moon_tensor *x, const moon_tensor *cos, const moon_tensor *sin, const moon_tensor *positions,
-                         moon_err *err);
-/* cache [n_kv_heads][n_ctx][d_head] (f32, f16, bf16) gets x [n][n_kv_heads][d_head] at rows positions i32 [n]. */
-moon_status moon_op_kv_append(const moon_tensor *cache, const moon_tensor *x, const moon_tensor *positions, moon_err *err);
-/* out, q [n][n_heads][d_head]; k, v caches as above. Query t sees rows 0 .. positions[t]; head h reads kv head h / (n_heads / n_kv_heads).
- * out[t][h] := softmax(scale q k^T) v, everything in f32. */
-moon_status moon_op_attention(const moon_tensor *out, const moon_tensor *q, const moon_tensor *k, const moon_tensor *v,
-                              const moon_tensor *positions, float scale, moon_err *err);
+ * (a, b) -> (a cos - b sin, b cos + a sin) with row positions[t] (i32 [n]) of cos and sin
+ * [n_ctx][d_head / 2]. */
+moon_status moon_op_rope(const moon_tensor *x, const moon_tensor *cos, const moon_tensor *sin,
+                         const moon_tensor *positions, moon_err *err);
+/* cache [n_kv_heads][n_ctx][d_head] (f32, f16, bf16) gets x [n][n_kv_heads][d_head] at rows
+ * positions i32 [n]. */
+moon_status moon_op_kv_append(const moon_tensor *cache, const moon_tensor *x,
+                              const moon_tensor *positions, moon_err *err);
+/* out, q [n][n_heads][d_head]; k, v caches as above. Query t sees rows 0 .. positions[t]; head h
+ * reads kv head h / (n_heads / n_kv_heads). out[t][h] := softmax(scale q k^T) v, everything in f32.
+ */
+moon_status moon_op_attention(const moon_tensor *out, const moon_tensor *q, const moon_tensor *k,
+                              const moon_tensor *v, const moon_tensor *positions, float scale,
+                              moon_err *err);
 /* out := gate / (1 + exp(-gate)) * up, same shapes; out may be gate or up. */
-moon_status moon_op_swiglu(const moon_tensor *out, const moon_tensor *gate, const moon_tensor *up, moon_err *err);
+moon_status moon_op_swiglu(const moon_tensor *out, const moon_tensor *gate, const moon_tensor *up,
+                           moon_err *err);
 
 /* f [n][d_sae] in place: pre-activations to features, >= 0. NaN stays NaN. */
-moon_status moon_op_sae_activate(const moon_tensor *f, const moon_activation *activation, moon_err *err);
-/* Nonzero (NaN too) elements of f [n_rows][n_columns] into rows that begin at out->starts and have room for n_columns each. */
+moon_status moon_op_sae_activate(const moon_tensor *f, const moon_activation *activation,
+                                 moon_err *err);
+/* Nonzero (NaN too) elements of f [n_rows][n_columns] into rows that begin at out->starts and have
+ * room for n_columns each. */
 moon_status moon_op_sae_compact(const moon_sparse *out, const moon_tensor *f, moon_err *err);
-/* out [n][d_model] := b_dec + sum of value * w_dec[index] in row order; w_dec [d_sae][d_model], b_dec [d_model] in f32, f16, bf16. */
-moon_status moon_op_sae_decode(const moon_tensor *out, const moon_sparse *f, const moon_tensor *w_dec, const moon_tensor *b_dec,
-                               moon_err *err);
-/* delta [n][m] := f' - f at features i32 [m], where f' is f [n][d_sae] after steps, in order; step e acts on row t only
- * where mask u8 [n][n_steps] is 1. f' is written into f. An add changes delta by its value exactly, so f may be NULL where
- * every step is one. */
-moon_status moon_op_sae_edit(const moon_tensor *delta, const moon_tensor *f, const moon_tensor *features,
-                             const moon_edit_step *steps, int n_steps, const moon_tensor *mask, moon_err *err);
-/* x [n][d] += sum over j of coefficients [n][m] * w[rows[j]]; rows i32 [m], w [any][d] in f32, f16, bf16.
- * A zero coefficient leaves x untouched. */
-moon_status moon_op_axpy_rows(const moon_tensor *x, const moon_tensor *coefficients, const moon_tensor *rows,
-                              const moon_tensor *w, moon_err *err);
+/* out [n][d_model] := b_dec + sum of value * w_dec[index] in row order; w_dec [d_sae][d_model],
+ * b_dec [d_model] in f32, f16, bf16. */
+moon_status moon_op_sae_decode(const moon_tensor *out, const moon_sparse *f,
+                               const moon_tensor *w_dec, const moon_tensor *b_dec, moon_err *err);
+/* delta [n][m] := f' - f at features i32 [m], where f' is f [n][d_sae] after steps, in order; step
+ * e acts on row t only where mask u8 [n][n_steps] is 1. f' is written into f. An add changes delta
+ * by its value exactly, so f may be NULL where every step is one. */
+moon_status moon_op_sae_edit(const moon_tensor *delta, const moon_tensor *f,
+                             const moon_tensor *features, const moon_edit_step *steps, int n_steps,
+                             const moon_tensor *mask, moon_err *err);
+/* x [n][d] += sum over j of coefficients [n][m] * w[rows[j]]; rows i32 [m], w [any][d] in f32, f16,
+ * bf16. A zero coefficient leaves x untouched. */
+moon_status moon_op_axpy_rows(const moon_tensor *x, const moon_tensor *coefficients,
+                              const moon_tensor *rows, const moon_tensor *w, moon_err *err);
 
 #endif

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
- * What the CPU's tables share. moon_ops_reference has a plain kernel for every operation: it says what
- * each one means and is kept for ever. An instruction set's table starts as a copy of it, and its file
- * (ops_cpu_v2.c, ops_cpu_avx2.c, ops_cpu_avx512.c) replaces the entries that it has faster kernels for.
+ * What the CPU's tables share. moon_ops_reference has a plain kernel for every operation: it says
+ * what each one means and is kept for ever. An instruction set's table starts as a copy of it, and
+ * its file (ops_cpu_v2.c, ops_cpu_avx2.c, ops_cpu_avx512.c) replaces the entries that it has faster
+ * kernels for.
  */
 #ifndef MOON_TENSOR_OPS_CPU_H
 #define MOON_TENSOR_OPS_CPU_H

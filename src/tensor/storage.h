@@ -8,9 +8,10 @@
 struct moon_storage {
   atomic_int refs;
   moon_device *device;
-  void *data;       /* the backend's address of byte 0 */
-  size_t size;      /* bytes */
-  moon_bytes *file; /* the mapping that data points into, retained; NULL: data is the backend's own */
+  void *data;  /* the backend's address of byte 0 */
+  size_t size; /* bytes */
+  moon_bytes
+      *file; /* the mapping that data points into, retained; NULL: data is the backend's own */
 };
 
 /* Address of element [0, ..., 0]. */
