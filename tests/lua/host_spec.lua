@@ -135,8 +135,7 @@ describe("Ctrl-C", function()
   it("ends a wait for a job, and cancels the job", function()
     local result = interrupted [[
       local last, others = line_of_work()
-      ready()
-      print(pcall(job.await, last), last)
+      print(job.watch(ready, pcall, job.await, last), last) -- ready once it waits
       error('interrupted', 0)]]
     assert.truthy(result.out:find("moonscope.Job (closed)", 1, true))
   end)
