@@ -9,7 +9,7 @@ build_packages | install_missing
 build
 
 model=examples/tiny
-out=build/quickstart
+out=build/quickstart; mkdir -p $out
 sae=$out/sae_layer_3.safetensors
 prompt="Once upon a time there was a small red fox named Mia."
 
