@@ -98,7 +98,7 @@ static void set_flag(lua_State *L, const char *key, bool value) {
   lua_setfield(L, -2, key);
 }
 
-/* What the model is made of, under DESIGN's names for dimensions. */
+/* What the model is made of, dimensions under the names that they have everywhere here. */
 static int llama_config(lua_State *L) {
   const moon_llama_config *c = &l_llama_check(L, 1)->config;
   lua_newtable(L);
