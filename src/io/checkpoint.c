@@ -155,33 +155,6 @@ moon_status moon_fail_in_tensor(moon_err *err, moon_status code, const char *nam
   return moon_fail_in(err, code, what);
 }
 
-/* Unicode's table 3-7: no overlong form, no surrogate, nothing above U+10FFFF. */
-bool moon_utf8_valid(const char *text, size_t size) {
-  const uint8_t *p = (const uint8_t *)text, *end = p + size;
-  while (p < end) {
-    uint8_t lead = *p++;
-    if (lead < 0x80)
-      continue;
-    int more = lead >= 0xf0 ? 3 : lead >= 0xe0 ? 2 : 1;
-    if (lead < 0xc2 || lead > 0xf4 || end - p < more)
-      return false;
-    uint8_t low = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;
-    uint8_t high = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
-    for (; more; more--, p++, low = 0x80, high = 0xbf)
-      if (*p < low || *p > high)
-        return false;
-  }
-  return true;
-}
-
-moon_status moon_json_parse(json_t **out, const uint8_t *data, size_t size, moon_err *err) {
-  json_error_t error;
-  *out = json_loadb((const char *)data, size, JSON_REJECT_DUPLICATES, &error);
-  if (!*out)
-    return moon_fail(err, MOON_EFORMAT, "%s (JSON byte %d)", error.text, error.position);
-  return MOON_OK;
-}
-
 /* ---- opening ---- */
 
 moon_status moon_safetensors_parse(moon_checkpoint *into, moon_bytes *bytes, moon_err *err) {

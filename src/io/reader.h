@@ -3,9 +3,8 @@
 #ifndef MOON_IO_READER_H
 #define MOON_IO_READER_H
 
-#include <jansson.h>
-
 #include "io/checkpoint.h"
+#include "io/scan.h"
 
 #define MOON_HEADER_MAX 100000000 /* bytes of a safetensors header, an index or a pickle */
 
@@ -23,12 +22,14 @@ struct moon_checkpoint {
 
 /* The formats: they add the files, entries and metadata of what they read, unsorted. */
 moon_status moon_safetensors_read(moon_checkpoint *into, moon_bytes *bytes, moon_err *err);
-moon_status moon_shards_read(moon_checkpoint *into, const char *index_path, moon_err *err);
+moon_status moon_shards_read(moon_checkpoint *into,
+                             const char *index_path, /* with a folder in it */
+                             moon_err *err);
 moon_status moon_pth_read(moon_checkpoint *into, moon_bytes *bytes, moon_err *err);
 
 moon_status moon_checkpoint_add_file(moon_checkpoint *into, moon_bytes *bytes,
                                      moon_err *err); /* retains */
-/* Both copy name, key and value (of size bytes), which must be UTF-8 without a zero byte. */
+/* Both copy name, key and value, which must be UTF-8. */
 moon_status moon_checkpoint_add(moon_checkpoint *into, const char *name, const moon_entry *entry,
                                 moon_err *err);
 moon_status moon_checkpoint_add_metadata(moon_checkpoint *into, const char *key, const char *value,
@@ -41,10 +42,5 @@ moon_status moon_fail_in_tensor(moon_err *err, moon_status code, const char *nam
 
 /* Fills strides for a row-major shape whose count is known to fit. */
 void moon_strides_fill(int64_t *strides, const int64_t *shape, int rank);
-bool moon_utf8_valid(const char *text, size_t size);
-
-/* JSON text of a file as a value of that type; duplicate keys refused. Owned by the caller
- * (json_decref). */
-moon_status moon_json_parse(json_t **out, const uint8_t *data, size_t size, moon_err *err);
 
 #endif

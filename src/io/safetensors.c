@@ -38,28 +38,56 @@ static bool find_dtype(moon_entry *entry, unsigned *bits, const char *file_name)
   return false;
 }
 
-static moon_status read_shape(moon_entry *entry, const json_t *shape, moon_err *err) {
-  if (!json_is_array(shape))
-    return moon_fail(err, MOON_EFORMAT, "'shape' is not a list");
-  size_t rank = json_array_size(shape);
-  if (rank > MOON_MAX_RANK)
-    return moon_fail(err, MOON_EUNSUPPORTED, "rank %zu, at most %d", rank, MOON_MAX_RANK);
-  entry->rank = (int)rank;
-  for (size_t i = 0; i < rank; i++) {
-    const json_t *dim = json_array_get(shape, i);
-    if (!json_is_integer(dim) || json_integer_value(dim) < 0)
-      return moon_fail(err, MOON_EFORMAT, "dim %zu of 'shape' is not a whole number >= 0", i);
-    entry->shape[i] = json_integer_value(dim);
-  }
-  return MOON_OK;
+/* Fields of a tensor's object as they stand in the header. */
+typedef struct fields {
+  char dtype[16];
+  int rank;
+  int64_t shape[MOON_MAX_RANK];
+  int64_t begin, end; /* data_offsets */
+  bool has_dtype, has_shape, has_offsets;
+} fields;
+
+static void read_dtype(moon_scan *scan, fields *out) {
+  const char *dtype = moon_scan_text(scan);
+  size_t size = strlen(dtype) < sizeof out->dtype ? strlen(dtype) : sizeof out->dtype - 1;
+  memcpy(out->dtype, dtype, size);
+  out->has_dtype = true;
 }
 
-static moon_status read_offset(size_t *out, const json_t *offsets, size_t index, moon_err *err) {
-  const json_t *offset = json_array_get(offsets, index);
-  if (json_array_size(offsets) != 2 || !json_is_integer(offset) || json_integer_value(offset) < 0)
-    return moon_fail(err, MOON_EFORMAT, "'data_offsets' is not a list of two whole numbers >= 0");
-  *out = (size_t)json_integer_value(offset);
-  return MOON_OK;
+static void read_shape(moon_scan *scan, fields *out) {
+  moon_scan_enter(scan, '[');
+  for (bool first = true; moon_scan_more(scan, ']', &first); out->rank++) {
+    int64_t dim = moon_scan_whole(scan);
+    if (out->rank < MOON_MAX_RANK)
+      out->shape[out->rank] = dim;
+  }
+  out->has_shape = true;
+}
+
+static void read_offsets(moon_scan *scan, fields *out) {
+  int n = 0;
+  moon_scan_enter(scan, '[');
+  for (bool first = true; moon_scan_more(scan, ']', &first); n++) {
+    int64_t offset = moon_scan_whole(scan);
+    if (n < 2)
+      *(n ? &out->end : &out->begin) = offset;
+  }
+  out->has_offsets = n == 2;
+}
+
+static void read_fields(moon_scan *scan, fields *out) {
+  moon_scan_enter(scan, '{');
+  for (bool first = true; moon_scan_more(scan, '}', &first);) {
+    const char *key = moon_scan_key(scan);
+    if (!strcmp(key, "dtype") && !out->has_dtype)
+      read_dtype(scan, out);
+    else if (!strcmp(key, "shape") && !out->has_shape)
+      read_shape(scan, out);
+    else if (!strcmp(key, "data_offsets") && !out->has_offsets)
+      read_offsets(scan, out);
+    else
+      moon_scan_fail(scan, "the keys dtype, shape and data_offsets once each");
+  }
 }
 
 /* Does the size that shape and dtype ask for equal size_bytes? */
@@ -78,53 +106,65 @@ static moon_status check_size(const moon_entry *entry, unsigned bits, moon_err *
   return MOON_OK;
 }
 
-/* One value of the header. entry->offset counts from the first data byte, of which there are
- * data_size. */
-static moon_status read_tensor(moon_entry *entry, const json_t *value, size_t data_size,
+/* entry->offset counts from the first data byte, of which there are data_size. */
+static moon_status read_tensor(moon_entry *entry, moon_scan *scan, size_t data_size,
                                moon_err *err) {
-  const json_t *dtype = json_object_get(value, "dtype"),
-               *offsets = json_object_get(value, "data_offsets");
-  if (json_object_size(value) != 3 || !json_is_string(dtype))
-    return moon_fail(err, MOON_EFORMAT,
-                     "expected an object with exactly dtype (text), shape and data_offsets");
+  fields f = {.dtype = ""};
   unsigned bits;
-  if (!find_dtype(entry, &bits, json_string_value(dtype)))
-    return moon_fail(err, MOON_EFORMAT, "unknown dtype '%s'", json_string_value(dtype));
-  size_t end = 0;
-  moon_status status = read_shape(entry, json_object_get(value, "shape"), err);
-  if (status == MOON_OK)
-    status = read_offset(&entry->offset, offsets, 0, err);
-  if (status == MOON_OK)
-    status = read_offset(&end, offsets, 1, err);
-  if (status != MOON_OK)
-    return status;
-  if (end < entry->offset)
-    return moon_fail(err, MOON_EFORMAT, "data_offsets [%zu, %zu] run backwards", entry->offset,
-                     end);
-  if (end > data_size)
+  read_fields(scan, &f);
+  if (scan->status)
+    return scan->status;
+  if (!f.has_dtype || !f.has_shape || !f.has_offsets)
+    return moon_fail(err, MOON_EFORMAT, "lacks a dtype, a shape or two data_offsets");
+  if (!find_dtype(entry, &bits, f.dtype))
+    return moon_fail(err, MOON_EFORMAT, "unknown dtype '%s'", f.dtype);
+  if (f.rank > MOON_MAX_RANK)
+    return moon_fail(err, MOON_EUNSUPPORTED, "rank %d, at most %d", f.rank, MOON_MAX_RANK);
+  if (f.end < f.begin)
+    return moon_fail(err, MOON_EFORMAT, "data_offsets [%lld, %lld] run backwards",
+                     (long long)f.begin, (long long)f.end);
+  if ((uint64_t)f.end > data_size)
     return moon_fail(err, MOON_EFORMAT,
-                     "data_offsets end at %zu, but the file has %zu data bytes (truncated?)", end,
-                     data_size);
-  entry->size_bytes = end - entry->offset;
-  status = check_size(entry, bits, err);
+                     "data_offsets end at %lld, but the file has %zu data bytes (truncated?)",
+                     (long long)f.end, data_size);
+  entry->rank = f.rank;
+  memcpy(entry->shape, f.shape, sizeof f.shape);
+  entry->offset = (size_t)f.begin;
+  entry->size_bytes = (size_t)(f.end - f.begin);
+  moon_status status = check_size(entry, bits, err);
   if (status == MOON_OK)
     moon_strides_fill(entry->strides, entry->shape, entry->rank);
   return status;
 }
 
-static moon_status read_metadata(moon_checkpoint *into, json_t *object, moon_err *err) {
-  if (!json_is_object(object))
-    return moon_fail(err, MOON_EFORMAT, "__metadata__ is not an object");
-  const char *key;
-  json_t *value;
-  json_object_foreach(object, key, value) {
-    if (!json_is_string(value))
-      return moon_fail(err, MOON_EFORMAT, "__metadata__: '%s' is not text", key);
-    moon_status status = moon_checkpoint_add_metadata(into, key, json_string_value(value), err);
-    if (status != MOON_OK)
-      return status;
+static moon_status add_tensor(moon_checkpoint *into, moon_scan *scan, moon_bytes *bytes,
+                              size_t data_size, const char *key, moon_err *err) {
+  moon_entry entry = {.bytes = bytes};
+  char *name = strdup(key); /* the scan's text is gone with the next string */
+  if (!name)
+    return moon_fail(err, MOON_ENOMEM, "no memory for a name");
+  moon_status status = read_tensor(&entry, scan, data_size, err);
+  if (status == MOON_OK)
+    status = moon_checkpoint_add(into, name, &entry, err);
+  else
+    moon_fail_in_tensor(err, status, name);
+  free(name);
+  return status;
+}
+
+static moon_status add_metadata(moon_checkpoint *into, moon_scan *scan, moon_err *err) {
+  moon_status status = MOON_OK;
+  moon_scan_enter(scan, '{');
+  for (bool first = true; status == MOON_OK && moon_scan_more(scan, '}', &first);) {
+    char *key = strdup(moon_scan_key(scan));
+    const char *value = moon_scan_text(scan);
+    if (!key)
+      status = moon_fail(err, MOON_ENOMEM, "no memory for metadata");
+    else if (!scan->status)
+      status = moon_checkpoint_add_metadata(into, key, value, err);
+    free(key);
   }
-  return MOON_OK;
+  return status == MOON_OK ? scan->status : status;
 }
 
 static int compare_offsets(const void *a, const void *b) {
@@ -165,26 +205,37 @@ static moon_status check_layout(const moon_entry *entries, size_t n, size_t data
   return status;
 }
 
-static moon_status read_header(moon_checkpoint *into, json_t *header, moon_bytes *bytes,
-                               size_t data_start, moon_err *err) {
-  size_t first = into->n_entries, data_size = moon_bytes_size(bytes) - data_start;
-  const char *name;
-  json_t *value;
-  json_object_foreach(header, name, value) {
-    moon_status status;
-    if (!strcmp(name, "__metadata__")) {
-      status = read_metadata(into, value, err);
-    } else {
-      moon_entry entry = {.bytes = bytes};
-      status = read_tensor(&entry, value, data_size, err);
-      if (status != MOON_OK)
-        return moon_fail_in_tensor(err, status, name);
-      status = moon_checkpoint_add(into, name, &entry, err);
-    }
-    if (status != MOON_OK)
-      return status;
+static moon_status read_members(moon_checkpoint *into, moon_scan *scan, moon_bytes *bytes,
+                                size_t data_size, moon_err *err) {
+  moon_status status = MOON_OK;
+  bool has_metadata = false;
+  moon_scan_enter(scan, '{');
+  for (bool first = true; status == MOON_OK && moon_scan_more(scan, '}', &first);) {
+    const char *key = moon_scan_key(scan);
+    bool is_metadata = !strcmp(key, "__metadata__");
+    if (is_metadata && has_metadata)
+      moon_scan_fail(scan, "one __metadata__ only");
+    else if (is_metadata)
+      status = add_metadata(into, scan, err);
+    else if (!scan->status)
+      status = add_tensor(into, scan, bytes, data_size, key, err);
+    has_metadata = has_metadata || is_metadata;
   }
-  moon_status status = check_layout(into->entries + first, into->n_entries - first, data_size, err);
+  return status == MOON_OK ? moon_scan_end(scan) : status;
+}
+
+static moon_status read_header(moon_checkpoint *into, moon_bytes *bytes, size_t header_size,
+                               moon_err *err) {
+  size_t first = into->n_entries, data_start = 8 + header_size,
+         data_size = moon_bytes_size(bytes) - data_start;
+  moon_scan scan;
+  moon_scan_open(&scan, moon_bytes_data(bytes) + 8, header_size, err);
+  moon_status status = read_members(into, &scan, bytes, data_size, err);
+  if (scan.status)
+    moon_fail_in(err, status, "header");
+  moon_scan_close(&scan);
+  if (status == MOON_OK)
+    status = check_layout(into->entries + first, into->n_entries - first, data_size, err);
   for (size_t i = first; i < into->n_entries; i++)
     into->entries[i].offset += data_start;
   return status;
@@ -212,13 +263,6 @@ moon_status moon_safetensors_read(moon_checkpoint *into, moon_bytes *bytes, moon
                      (unsigned long long)header_size, size);
   if (!header_size || data[8] != '{')
     return moon_fail(err, MOON_EFORMAT, "the header does not begin with '{'");
-  json_t *header;
-  moon_status status = moon_json_parse(&header, data + 8, (size_t)header_size, err);
-  if (status != MOON_OK)
-    return moon_fail_in(err, status, "header");
-  status = moon_checkpoint_add_file(into, bytes, err);
-  if (status == MOON_OK)
-    status = read_header(into, header, bytes, 8 + (size_t)header_size, err);
-  json_decref(header);
-  return status;
+  moon_status status = moon_checkpoint_add_file(into, bytes, err);
+  return status == MOON_OK ? read_header(into, bytes, (size_t)header_size, err) : status;
 }

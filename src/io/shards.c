@@ -10,9 +10,104 @@
 
 #include "io/reader.h"
 
+typedef struct map {
+  moon_pair *pairs; /* tensor, file: sorted by tensor once it is read */
+  size_t n, room;
+} map;
+
+static int compare_keys(const void *a, const void *b) {
+  return strcmp(((const moon_pair *)a)->key, ((const moon_pair *)b)->key);
+}
+
+static const char *file_of(const map *m, const char *tensor) {
+  moon_pair key = {.key = (char *)tensor};
+  const moon_pair *found = m->n ? bsearch(&key, m->pairs, m->n, sizeof key, compare_keys) : NULL;
+  return found ? found->value : NULL;
+}
+
+static void free_map(map *m) {
+  for (size_t i = 0; i < m->n; i++) {
+    free(m->pairs[i].key);
+    free(m->pairs[i].value);
+  }
+  free(m->pairs);
+}
+
+/* ---- the index ---- */
+
 static bool plain_name(const char *name) {
   return *name && !strchr(name, '/') && strcmp(name, ".") && strcmp(name, "..");
 }
+
+static moon_status add_pair(map *m, const char *tensor, const char *file, moon_err *err) {
+  if (!plain_name(file))
+    return moon_fail(err, MOON_EFORMAT, "weight_map: '%s' does not name a file of the same folder",
+                     tensor);
+  if (m->n == m->room) {
+    size_t room = m->n ? 2 * m->n : 64;
+    moon_pair *larger = realloc(m->pairs, room * sizeof *larger);
+    if (!larger)
+      return moon_fail(err, MOON_ENOMEM, "no memory for %zu names", room);
+    m->pairs = larger;
+    m->room = room;
+  }
+  moon_pair pair = {strdup(tensor), strdup(file)};
+  m->pairs[m->n++] = pair;
+  return pair.key && pair.value ? MOON_OK : moon_fail(err, MOON_ENOMEM, "no memory for a name");
+}
+
+static moon_status read_weight_map(map *m, moon_scan *scan, moon_err *err) {
+  moon_status status = MOON_OK;
+  moon_scan_enter(scan, '{');
+  for (bool first = true; status == MOON_OK && moon_scan_more(scan, '}', &first);) {
+    char *tensor = strdup(moon_scan_key(scan)); /* the scan's text is gone with the next string */
+    const char *file = moon_scan_text(scan);
+    if (!tensor)
+      status = moon_fail(err, MOON_ENOMEM, "no memory for a name");
+    else if (!scan->status)
+      status = add_pair(m, tensor, file, err);
+    free(tensor);
+  }
+  return status == MOON_OK ? scan->status : status;
+}
+
+static moon_status read_members(map *m, moon_scan *scan, moon_err *err) {
+  moon_status status = MOON_OK;
+  bool found = false;
+  moon_scan_enter(scan, '{');
+  for (bool first = true; status == MOON_OK && moon_scan_more(scan, '}', &first);) {
+    bool is_map = !strcmp(moon_scan_key(scan), "weight_map");
+    if (is_map && found)
+      moon_scan_fail(scan, "one weight_map only");
+    else if (is_map)
+      status = read_weight_map(m, scan, err);
+    else
+      moon_scan_skip(scan);
+    found = found || is_map;
+  }
+  if (status == MOON_OK)
+    status = moon_scan_end(scan);
+  return status == MOON_OK && !found ? moon_fail(err, MOON_EFORMAT, "no 'weight_map'") : status;
+}
+
+static moon_status read_map(map *m, const moon_bytes *bytes, moon_err *err) {
+  if (moon_bytes_size(bytes) > MOON_HEADER_MAX)
+    return moon_fail(err, MOON_EFORMAT, "%zu bytes, at most %d", moon_bytes_size(bytes),
+                     MOON_HEADER_MAX);
+  moon_scan scan;
+  moon_scan_open(&scan, moon_bytes_data(bytes), moon_bytes_size(bytes), err);
+  moon_status status = read_members(m, &scan, err);
+  moon_scan_close(&scan);
+  if (status != MOON_OK || !m->n)
+    return status;
+  qsort(m->pairs, m->n, sizeof *m->pairs, compare_keys);
+  for (size_t i = 1; i < m->n; i++)
+    if (!strcmp(m->pairs[i - 1].key, m->pairs[i].key))
+      return moon_fail(err, MOON_EFORMAT, "weight_map: '%s' is there twice", m->pairs[i].key);
+  return MOON_OK;
+}
+
+/* ---- the files ---- */
 
 static int compare_texts(const void *a, const void *b) {
   return strcmp(*(const char *const *)a, *(const char *const *)b);
@@ -20,35 +115,27 @@ static int compare_texts(const void *a, const void *b) {
 
 /* The files that the map names, each once, sorted; borrowed from the map. The list is the caller's.
  */
-static moon_status list_files(const char ***out, size_t *n_out, json_t *map, moon_err *err) {
-  size_t n = 0, n_unique = 0;
-  const char **files = malloc((json_object_size(map) + 1) * sizeof *files), *name;
-  json_t *value;
+static moon_status list_files(const char ***out, size_t *n_out, const map *m, moon_err *err) {
+  size_t n = 0;
+  const char **files = malloc((m->n + 1) * sizeof *files);
   if (!files)
-    return moon_fail(err, MOON_ENOMEM, "no memory for %zu names", json_object_size(map));
-  json_object_foreach(map, name, value) {
-    if (!json_is_string(value) || !plain_name(json_string_value(value))) {
-      free(files);
-      return moon_fail(err, MOON_EFORMAT,
-                       "weight_map: '%s' does not name a file of the same folder", name);
-    }
-    files[n++] = json_string_value(value);
-  }
-  qsort(files, n, sizeof *files, compare_texts);
-  for (size_t i = 0; i < n; i++)
-    if (!n_unique || strcmp(files[n_unique - 1], files[i]))
-      files[n_unique++] = files[i];
+    return moon_fail(err, MOON_ENOMEM, "no memory for %zu names", m->n);
+  for (size_t i = 0; i < m->n; i++)
+    files[i] = m->pairs[i].value;
+  qsort(files, m->n, sizeof *files, compare_texts);
+  for (size_t i = 0; i < m->n; i++)
+    if (!n || strcmp(files[n - 1], files[i]))
+      files[n++] = files[i];
   *out = files;
-  *n_out = n_unique;
+  *n_out = n;
   return MOON_OK;
 }
 
 /* Each entry from `first` on came from `file`: does the map say so too? */
-static moon_status check_map(const moon_checkpoint *into, size_t first, const char *file,
-                             const json_t *map, moon_err *err) {
+static moon_status check_entries(const moon_checkpoint *into, size_t first, const char *file,
+                                 const map *m, moon_err *err) {
   for (size_t i = first; i < into->n_entries; i++) {
-    const char *name = into->entries[i].name,
-               *expected = json_string_value(json_object_get(map, name));
+    const char *name = into->entries[i].name, *expected = file_of(m, name);
     if (!expected || strcmp(expected, file))
       return moon_fail(err, MOON_EFORMAT, "tensor '%s' is in %s, but the index names %s", name,
                        file, expected ? expected : "no file for it");
@@ -56,20 +143,20 @@ static moon_status check_map(const moon_checkpoint *into, size_t first, const ch
   return MOON_OK;
 }
 
-static moon_status read_shard(moon_checkpoint *into, const char *folder, int folder_size,
-                              const char *file, const json_t *map, moon_err *err) {
-  size_t first = into->n_entries, size = (size_t)folder_size + strlen(file) + 1;
-  char *path = malloc(size);
+static moon_status read_shard(moon_checkpoint *into, const char *folder, size_t folder_size,
+                              const char *file, const map *m, moon_err *err) {
+  size_t first = into->n_entries;
+  char *path = malloc(folder_size + strlen(file) + 1);
   if (!path)
     return moon_fail(err, MOON_ENOMEM, "no memory for a path");
-  memcpy(path, folder, (size_t)folder_size);
+  memcpy(path, folder, folder_size);
   strcpy(path + folder_size, file);
   moon_bytes *bytes;
   moon_status status = moon_bytes_open(&bytes, path, err);
   if (status == MOON_OK) {
     status = moon_safetensors_read(into, bytes, err);
     if (status == MOON_OK)
-      status = check_map(into, first, file, map, err);
+      status = check_entries(into, first, file, m, err);
     if (status != MOON_OK)
       moon_fail_in(err, status, path);
     moon_bytes_release(bytes);
@@ -78,55 +165,38 @@ static moon_status read_shard(moon_checkpoint *into, const char *folder, int fol
   return status;
 }
 
-/* Names a tensor that the map has and the files do not. */
-static moon_status fail_missing(moon_checkpoint *into, json_t *map, moon_err *err) {
+/* Every tensor of the files is in the map: are there as many, or which one is missing? */
+static moon_status check_map(moon_checkpoint *into, const map *m, moon_err *err) {
   moon_status status = moon_checkpoint_sort(into, err);
-  const char *name;
-  json_t *value;
-  if (status == MOON_OK) {
-    json_object_foreach(map, name, value) {
-      if (!moon_checkpoint_find(into, name))
-        return moon_fail(err, MOON_EFORMAT, "tensor '%s' is not in %s", name,
-                         json_string_value(value));
-    }
-  }
+  for (size_t i = 0; i < m->n && status == MOON_OK && into->n_entries != m->n; i++)
+    if (!moon_checkpoint_find(into, m->pairs[i].key))
+      status = moon_fail(err, MOON_EFORMAT, "tensor '%s' is not in %s", m->pairs[i].key,
+                         m->pairs[i].value);
   return status;
 }
 
-static moon_status read_map(moon_checkpoint *into, const char *index_path, json_t *map,
-                            moon_err *err) {
-  if (!json_is_object(map))
-    return moon_fail(err, MOON_EFORMAT, "no 'weight_map' object");
+static moon_status read_files(moon_checkpoint *into, const char *index_path, const map *m,
+                              moon_err *err) {
   const char **files = NULL;
-  size_t n = 0;
-  int folder_size = (int)(strrchr(index_path, '/') + 1 - index_path);
-  moon_status status = list_files(&files, &n, map, err);
-  if (status != MOON_OK)
-    return status;
+  size_t n = 0, folder_size = (size_t)(strrchr(index_path, '/') + 1 - index_path);
+  moon_status status = list_files(&files, &n, m, err);
   for (size_t i = 0; i < n && status == MOON_OK; i++)
-    status = read_shard(into, index_path, folder_size, files[i], map, err);
+    status = read_shard(into, index_path, folder_size, files[i], m, err);
   free(files);
-  if (status == MOON_OK && into->n_entries != json_object_size(map))
-    status = fail_missing(into, map, err);
-  return status;
+  return status == MOON_OK ? check_map(into, m, err) : status;
 }
 
-/* index_path has a folder in front. */
 moon_status moon_shards_read(moon_checkpoint *into, const char *index_path, moon_err *err) {
   into->format = "safetensors";
   moon_bytes *bytes;
   moon_status status = moon_bytes_open(&bytes, index_path, err);
   if (status != MOON_OK)
     return status;
-  json_t *index = NULL;
-  if (moon_bytes_size(bytes) > MOON_HEADER_MAX)
-    status = moon_fail(err, MOON_EFORMAT, "%zu bytes, at most %d", moon_bytes_size(bytes),
-                       MOON_HEADER_MAX);
-  else
-    status = moon_json_parse(&index, moon_bytes_data(bytes), moon_bytes_size(bytes), err);
+  map m = {0};
+  status = read_map(&m, bytes, err);
   if (status == MOON_OK)
-    status = read_map(into, index_path, json_object_get(index, "weight_map"), err);
-  json_decref(index);
+    status = read_files(into, index_path, &m, err);
+  free_map(&m);
   moon_bytes_release(bytes);
   return status == MOON_OK ? status : moon_fail_in(err, status, index_path);
 }
