@@ -126,7 +126,7 @@ describe("Ctrl-C", function()
     ]] .. text, {}, { interrupt_at = "ready" })
     assert.equal(130, result.code)
     assert.truthy(result.err:find "^moonscope: interrupted\nstack traceback:\n")
-    assert.is_true(result.ms < 2000)
+    assert.is_true(result.ms < 10000) -- the line of work takes longer, also without sanitizers
     return result
   end
 
