@@ -9,7 +9,7 @@ build_packages | install_missing
 build
 
 model=examples/tiny
-out=build/quickstart; mkdir -p $out
+out=build/quickstart
 sae=$out/sae_layer_3.safetensors
 prompt="Once upon a time there was a small red fox named Mia."
 

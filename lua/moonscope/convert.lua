@@ -70,14 +70,30 @@ local function plan_of(file, name, source, dtype)
   }
 end
 
-local function write_plan(writer, file, plan, progress)
+---The bytes of a file, to be hashed in pieces beside other work: take(size) -> first, size of the next one.
+local function hashing(file)
+  local done, total = 0, file:size()
+  return {
+    digest = assert(core.digest()),
+    take = function(size)
+      local first = done
+      done = math.min(done + size, total)
+      return first, done - first
+    end,
+  }
+end
+
+---hasher: the source file's, or nil
+local function write_plan(writer, file, plan, hasher, progress)
   if plan.tensor then
     local ok, message, code = writer:write(plan.tensor)
     if ok then progress(plan.nbytes) end
     return ok, message, code
   end
-  return each_block(plan.info.nbytes, block_of(plan.info, plan.converted), progress, function(first, size)
-    return writer:copy(file, plan.source, first, size, plan.converted)
+  local block = block_of(plan.info, plan.converted)
+  return each_block(plan.info.nbytes, block, progress, function(first, size)
+    if not hasher then return writer:copy(file, plan.source, first, size, plan.converted) end
+    return writer:copy(file, plan.source, first, size, plan.converted, hasher.digest, hasher.take(size))
   end)
 end
 
@@ -88,9 +104,9 @@ local function total_of(plans)
 end
 
 ---Writes and seals; the sha256.
-local function write_all(writer, file, plans, progress)
+local function write_all(writer, file, plans, hasher, progress)
   for _, i in ipairs(writer:order()) do
-    local ok, message, code = write_plan(writer, file, plans[i], progress)
+    local ok, message, code = write_plan(writer, file, plans[i], hasher, progress)
     if not ok then return nil, message, code end
   end
   return writer:seal()
@@ -105,7 +121,7 @@ local function copy_all(file, output, opts)
   if not writer then return nil, message, code end
   local guard <close> = writer
   local sha256, ok
-  sha256, message, code = write_all(writer, file, plans, counter(total_of(plans), opts.on_progress))
+  sha256, message, code = write_all(writer, file, plans, nil, counter(total_of(plans), opts.on_progress))
   if not sha256 then return nil, message, code end
   ok, message, code = writer:publish()
   if not ok then return nil, message, code end
@@ -192,17 +208,17 @@ local function plans_of(file, format, dtype)
   return plans
 end
 
----sha256 of the file itself.
-local function hash_file(file, progress)
-  local digest <close> = assert(core.digest())
-  local ok, message, code = each_block(file:size(), BLOCK, progress, function(first, size)
-    return add_file(digest, file, first, size)
+---sha256 of the file itself, once what is left of it is hashed too.
+local function finish(hasher, file)
+  local first, size = hasher.take(file:size())
+  local ok, message, code = each_block(size, BLOCK, function() end, function(offset, n)
+    return add_file(hasher.digest, file, first + offset, n)
   end)
   if not ok then return nil, message, code end
-  return digest:text()
+  return hasher.digest:text()
 end
 
----The metadata file: DESIGN's keys in its order, null where nothing is known.
+---The metadata file: the same keys in the same order for every SAE, null where nothing is known.
 local function metadata_text(facts)
   return json.encode(json.ordered {
     { "layer_idx", math.tointeger(facts.layer:match "%d+$") },
@@ -240,19 +256,26 @@ local function join(folder, name)
   return (folder:gsub("/+$", "")) .. "/" .. name
 end
 
+---Makes the folder that was asked for; where that fails, opening the file in it says why.
+local function make_folder(folder)
+  local uv = require "luv"
+  if not uv.fs_stat(folder) then uv.fs_mkdir(folder, tonumber("777", 8)) end
+end
+
 ---Writes both files from an open one; they appear together.
 local function write_sae(file, facts, opts)
   local stem = join(opts.output or ".", ("sae_layer_%s"):format(facts.layer:match "%d+$"))
   local safetensors, metadata = stem .. ".safetensors", stem .. "_metadata.json"
   local plans = plans_of(file, facts.format, opts.dtype)
+  if opts.output then make_folder(opts.output) end
   local writer, message, code = core.writer(safetensors, plans, {})
   if not writer then return nil, message, code end
   local guard <close> = writer
-  local progress = counter(total_of(plans) + file:size(), opts.on_progress)
-  facts.source_sha256, message, code = hash_file(file, progress)
-  if not facts.source_sha256 then return nil, message, code end
-  facts.sha256, message, code = write_all(writer, file, plans, progress)
+  local hasher = hashing(file)
+  facts.sha256, message, code = write_all(writer, file, plans, hasher, counter(total_of(plans), opts.on_progress))
   if not facts.sha256 then return nil, message, code end
+  facts.source_sha256, message, code = finish(hasher, file)
+  if not facts.source_sha256 then return nil, message, code end
   for _, plan in ipairs(plans) do
     if plan.name == "encoder_linear.weight" then facts.dtype = plan.dtype end
   end
