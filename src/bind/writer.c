@@ -165,7 +165,8 @@ typedef struct copy_task {
   moon_task task;
   moon_writer *writer;
   l_range range;
-  moon_dtype dtype; /* to convert to; MOON_OPAQUE: as it is */
+  moon_dtype dtype;  /* to convert to; MOON_OPAQUE: as it is */
+  l_hashing hashing; /* of the source file, at the same time */
 } copy_task;
 
 static moon_status append_converted(copy_task *t, const void *data, moon_err *err) {
@@ -180,12 +181,10 @@ static moon_status append_converted(copy_task *t, const void *data, moon_err *er
   return status;
 }
 
-static moon_status run_copy(moon_task *task, moon_progress *progress, moon_err *err) {
-  copy_task *t = (copy_task *)task;
+static moon_status copy_range(copy_task *t, moon_err *err) {
   const l_range *range = &t->range;
   const void *data;
   void *buffer;
-  (void)progress;
   moon_status status =
       moon_entry_view(&data, &buffer, range->entry, range->first, range->size, err);
   if (status == MOON_OK && (t->dtype == MOON_OPAQUE || t->dtype == range->entry->dtype))
@@ -196,14 +195,32 @@ static moon_status run_copy(moon_task *task, moon_progress *progress, moon_err *
   return status;
 }
 
+/* A conversion takes most of its time for two sha256, of the source and of the output: each has its
+ * thread. */
+static moon_status run_copy(moon_task *task, moon_progress *progress, moon_err *err) {
+  copy_task *t = (copy_task *)task;
+  moon_status status = MOON_OK;
+  (void)progress;
+#pragma omp parallel sections num_threads(2) if (t->hashing.digest)
+  {
+#pragma omp section
+    status = copy_range(t, err);
+#pragma omp section
+    l_hashing_run(&t->hashing);
+  }
+  return status;
+}
+
 static void drop_copy(moon_task *task) {
   copy_task *t = (copy_task *)task;
   moon_writer_release(t->writer);
   l_range_drop(&t->range);
+  l_hashing_drop(&t->hashing);
 }
 
-/* writer:_copy(checkpoint, name, first, size, dtype) -> job; appends those bytes of the tensor's
- * elements in row-major order, converted where a dtype is given */
+/* writer:_copy(checkpoint, name, first, size, dtype, digest, from, n) -> job; appends those bytes
+ * of the tensor's elements in row-major order, converted where a dtype is given; where a digest is,
+ * n bytes of the checkpoint's file from byte `from` on are added to it meanwhile */
 static int writer_copy(lua_State *L) {
   static const l_job_kind kind = {.name = "copy",
                                   .size = sizeof(copy_task),
@@ -213,9 +230,12 @@ static int writer_copy(lua_State *L) {
                                   .soft = true};
   moon_writer *writer = check(L)->writer;
   const char *dtype = luaL_optstring(L, 6, NULL);
+  moon_digest *digest = lua_isnoneornil(L, 7) ? NULL : l_digest_check(L, 7);
   copy_task *t = l_job_new(L, &kind);
   t->writer = moon_writer_retain(writer);
   l_range_take(L, 2, &t->range);
+  if (digest)
+    l_hashing_take(L, digest, 2, 8, &t->hashing);
   if (dtype && (t->range.entry->dtype == MOON_OPAQUE || !moon_dtype_from_name(&t->dtype, dtype)))
     luaL_error(L, "writer: '%s' in %s cannot become %s", t->range.entry->name,
                t->range.entry->dtype_name, dtype);

@@ -36,8 +36,8 @@ void moon_writer_release(
 const size_t *moon_writer_order(const moon_writer *writer);
 size_t moon_writer_size(const moon_writer *writer); /* of the whole file in bytes */
 
-/* Appends size bytes of the data, in the order of the file, in pieces of any size: for the compute
- * thread. MOON_EINVAL past the end. */
+/* Appends size bytes of the data, in the order of the file, in pieces of any size. MOON_EINVAL past
+ * the end. */
 moon_status moon_writer_append(moon_writer *writer, const void *data, size_t size, moon_err *err);
 /* All bytes must be there: syncs and closes the file and gives its sha256. */
 moon_status moon_writer_seal(moon_writer *writer, char sha256[MOON_SHA256_TEXT], moon_err *err);
