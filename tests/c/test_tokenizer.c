@@ -215,8 +215,8 @@ static json_t *random_merges(void) {
 }
 
 static bool is_merge(const json_t *merge, const char *left, const char *right) {
-  char text[48];
-  snprintf(text, sizeof text, "%s %s", left, right);
+  char text[64];
+  snprintf(text, sizeof text, "%.31s %.31s", left, right);
   if (json_is_string(merge))
     return strcmp(json_string_value(merge), text) == 0;
   return strcmp(json_string_value(json_array_get(merge, 0)), left) == 0 &&

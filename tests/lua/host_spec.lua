@@ -97,6 +97,12 @@ describe("moonscope -e and -", function()
     assert.equal("", result.out)
   end)
 
+  it("starts at once: in less than 200 ms", function()
+    local result = process.moonscope { "-e", "print(1)" } -- tests/bench/startup.lua has the figure; this is ten times wider
+    assert.equal("1\n", result.out)
+    assert.is_true(result.ms < 200)
+  end)
+
   it("says that -e lacks its code", function()
     local result = process.moonscope { "-e" }
     assert.same({ 2, "moonscope: -e: code expected\n" }, { result.code, result.err })

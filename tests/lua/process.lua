@@ -22,7 +22,8 @@ end
 
 ---Runs program and waits for its end.
 ---options.stdin is written to it, options.env changes its environment (false removes a variable);
----options.interrupt_at: a SIGINT is sent once its output holds this text.
+---options.interrupt_at: a SIGINT is sent once its output holds this text;
+---options.answers: { mark, text, ... }, each text is written once the mark before it has come, in turn.
 ---@return { code: integer, signal: integer, out: string, err: string, ms: number }
 ---ms: from the start, or from the SIGINT, to the end
 function M.run(program, arguments, options)
@@ -41,6 +42,19 @@ function M.run(program, arguments, options)
   end)
   assert(child, pid)
 
+  local answers, answered, seen = options.answers or {}, 0, 1
+  local function answer()
+    local mark, text = answers[answered + 1], answers[answered + 2]
+    local _, last = result.out:find(mark or "", seen, true)
+    if mark and last then
+      answered, seen = answered + 2, last + 1
+      pipes[1]:write(text)
+      return answer()
+    elseif not mark then
+      pipes[1]:close()
+    end
+  end
+
   local mark = options.interrupt_at
   local function collect(pipe, name)
     pipe:read_start(function(_, chunk)
@@ -50,31 +64,38 @@ function M.run(program, arguments, options)
         mark, start = nil, uv.hrtime()
         child:kill "sigint"
       end
+      if options.answers and not pipes[1]:is_closing() then answer() end
     end)
   end
   collect(pipes[2], "out")
   collect(pipes[3], "err")
+  local broken_pipe = uv.new_signal() -- the child may end before it has read everything
+  broken_pipe:start "sigpipe"
+  broken_pipe:unref()
   if options.stdin then
     pipes[1]:write(options.stdin, function() pipes[1]:close() end)
-  else
-    pipes[1]:close() -- a write, even of nothing, raises SIGPIPE where the child has already gone
+  elseif not options.answers then
+    pipes[1]:close()
   end
   uv.run()
+  broken_pipe:close()
+  uv.run "nowait"
   return result
 end
 
 ---Runs the program under test.
 function M.moonscope(arguments, options) return M.run(M.program, arguments, options) end
 
----Runs the program under test on a terminal of its own; `typed` and then Ctrl-D come from its keyboard.
----What it prints, both streams and the echo of the keys, is in `out`.
+---Runs the program under test on a terminal of its own. From its keyboard come `typed`, a text or such
+---answers as above, and then Ctrl-D. What it prints, both streams and the echo of the keys, is in `out`.
 function M.terminal(arguments, typed)
   local words = { M.program }
   for i, word in ipairs(arguments) do
     words[i + 1] = "'" .. word:gsub("'", "'\\''") .. "'"
   end
-  return M.run("script", { "-qec", table.concat(words, " "), "/dev/null" },
-    { stdin = typed, env = { TERM = "xterm" } })
+  local options = { env = { TERM = "xterm" } }
+  options[type(typed) == "table" and "answers" or "stdin"] = typed
+  return M.run("script", { "-qec", table.concat(words, " "), "/dev/null" }, options)
 end
 
 return M

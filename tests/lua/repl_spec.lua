@@ -1,6 +1,13 @@
 -- SPDX-License-Identifier: MIT
 local process = require "process"
 
+---All that is seen while the texts are typed, each after the mark before it has been seen.
+local function dialog(...)
+  local result = process.terminal({}, { ... })
+  assert.equal(0, result.code)
+  return (result.out:gsub("\r", ""))
+end
+
 ---All that is seen when these lines and then Ctrl-D (which `script` types at its end) are typed.
 local function answers(...)
   local result = process.terminal({}, table.concat({ ... }, "\n") .. "\n")
@@ -46,5 +53,25 @@ describe("the prompt", function()
 
   it("keeps the decimal point of numbers in every locale", function()
     assert_has(answers("1.5 + 1"), "\n2.5\n")
+  end)
+
+  it("drops the line at Ctrl-C, also a statement that is not complete", function()
+    local out = dialog("> ", "error 'never run'", "never run'", "\3", "> ", "for i = 1, 2 do\n", ">> ", "error\3",
+      "> ", "'alive'\n", "\nalive", "\n")
+    assert_has(out, "\nalive\n")
+    assert.falsy(out:find("traceback", 1, true))
+  end)
+
+  it("stops what runs at Ctrl-C, code and jobs, and goes on", function()
+    local work = "a = ms.zeros{1500, 1500}; print 'go'; for i = 1, 1000 do a:matmul(a) end\n"
+    local out = dialog("> ", "print 'go'; while true do end\n", "\ngo", "\3", "interrupted", "",
+      "> ", work, "\ngo", "\3", "interrupted", "", "> ", "'alive'\n", "\nalive", "\n")
+    assert.equal(2, select(2, out:gsub("moonscope: interrupted\n", "")))
+    assert_has(out, "\nalive\n")
+  end)
+
+  it("remembers lines", function()
+    local out = dialog("> ", "1 + 41\n", "\n42", "\27[A\n", "\n42", "\n")
+    assert.equal(2, select(2, out:gsub("\n42\n", "")))
   end)
 end)
