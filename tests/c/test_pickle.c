@@ -166,6 +166,7 @@ static void reads_every_data_opcode(void **state) {
 #define NOT_NEEDED ", which is not one of the names that tensors need"
 #define OF_A_CLASS ": it would make an object of a class; only data are read"
 
+/* P6: nothing in a pickle is executed or imported. */
 static void refuses_the_rest(void **state) {
   (void)state;
   const struct {
@@ -289,6 +290,7 @@ static void *parse_deep(void *argument) {
   return (void *)(intptr_t)status;
 }
 
+/* P8 */
 static void nests_a_million_deep_on_a_small_stack(void **state) {
   (void)state;
   const char *const ops[] = {"(t", "(l", "]a"};
@@ -305,7 +307,7 @@ static void nests_a_million_deep_on_a_small_stack(void **state) {
   }
 }
 
-/* Any bytes: no crash, no endless loop. A fixed generator, so that a failure comes again. */
+/* Any bytes: no crash, no endless loop. A fixed generator, so that a failure comes again. P1 */
 static void survives_random_bytes(void **state) {
   (void)state;
   static const char ops[] =

@@ -271,6 +271,7 @@ static void refuses_other_values(void **state) {
   }
 }
 
+/* P7 */
 static void refuses_the_same_tensor_name_twice(void **state) {
   (void)state;
   const tensor_spec spec = FLOATS(0, 1, 1, {2}, {1});
@@ -334,7 +335,7 @@ static void reads_v3_tensors(void **state) {
   }
 }
 
-/* Ten lists, each of ten times the one before: small to write, 10^10 values to walk. */
+/* Ten lists, each of ten times the one before: small to write, 10^10 values to walk. P8 */
 static void stops_at_endless_repetition(void **state) {
   (void)state;
   buffer pickle = {0};
@@ -368,7 +369,7 @@ static void expect(const buffer *file, moon_status code, const char *text) {
   assert_int_equal(status, code);
 }
 
-/* What must be refused when one field of the file is changed. */
+/* What must be refused when one field of the file is changed. P7 */
 static void refuses_bad_zip_fields(void **state) {
   (void)state;
   zip_places p;
@@ -413,6 +414,7 @@ static void refuses_bad_zip_fields(void **state) {
   }
 }
 
+/* P7 */
 static void refuses_bytes_around_the_zip(void **state) {
   (void)state;
   zip_places places;
@@ -480,7 +482,7 @@ static void refuses_other_zip_contents(void **state) {
   }
 }
 
-/* Two names for the same bytes: the second local header lies in the first one's data. */
+/* Two names for the same bytes: the second local header lies in the first one's data. P7 */
 static void refuses_overlapping_entries(void **state) {
   (void)state;
   zip_places places;
@@ -498,6 +500,7 @@ static void refuses_overlapping_entries(void **state) {
 
 /* ---- broken files ---- */
 
+/* P1 */
 static void survives_truncation_and_bit_flips(void **state) {
   (void)state;
   const char *const names[] = {FIXTURES "nested.pth", FIXTURES "strides.pth",

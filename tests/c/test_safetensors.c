@@ -77,6 +77,7 @@ static void reads_tensors_and_metadata(void **state) {
   "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}," \
   "\"\\u0061\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}"
 
+/* P1, P7 */
 static void refuses_bad_headers(void **state) {
   (void)state;
   const struct {
@@ -217,6 +218,7 @@ static const char small[] =
     ","
     "\"w\":{\"dtype\":\"F32\",\"shape\":[2,1],\"data_offsets\":[4,12]}}";
 
+/* P1 */
 static void survives_truncation_and_bit_flips(void **state) {
   (void)state;
   buffer file = safetensors(small, 12);
@@ -231,6 +233,7 @@ static double seconds(void) {
   return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+/* P8 */
 static void opens_100k_tensors_in_a_second(void **state) {
   (void)state;
   enum { N = 100000 };

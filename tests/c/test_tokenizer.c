@@ -525,8 +525,7 @@ static double seconds_to_encode(const char *unit, size_t size) {
 }
 
 /* Ten times the text in about ten times the CPU time; a quadratic step anywhere would take a
- * hundred.
- */
+ * hundred. P39 */
 static void long_texts_take_linear_time(void **state) {
   static const char *const units[] = {"a",          " ",    "\n",  "\u0301", "<|",
                                       "<|eot_id|>", "ab1 ", " \t", "\xff",   "7"};

@@ -101,6 +101,7 @@ static void writes_sorted_and_aligned(void **state) {
   unlink("out");
 }
 
+/* P7 */
 static void same_input_gives_the_same_bytes(void **state) {
   (void)state;
   moon_plan turned[N_PLANS];
@@ -181,7 +182,7 @@ static void refuses_bad_plans(void **state) {
   }
 }
 
-/* A file size limit stands for a full disk: the write fails, the old file stays. */
+/* A file size limit stands for a full disk: the write fails, the old file stays. P12 */
 static void full_disk_leaves_the_old_file(void **state) {
   (void)state;
   const moon_plan large[] = {{"w", "U8", 1, 1, {100000}, 100000}};
