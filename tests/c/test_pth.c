@@ -42,17 +42,19 @@ static void compare_shape(const moon_entry *entry, const json_t *shape) {
 /* All bytes at once, and in blocks of each number of elements, must be those of the hex text. */
 static void compare_bytes(const moon_entry *entry, const char *hex) {
   size_t size = entry->size_bytes, element = moon_dtype_size(entry->dtype);
-  uint8_t *out = malloc(size + 1);
   char *text = malloc(2 * size + 1);
+  uint8_t *out = malloc(size + 2);
   for (size_t block = element; block <= size + element; block += element) {
-    memset(out, 0xaa, size + 1);
-    for (size_t first = 0; first < size; first += block)
-      moon_entry_read(entry, first, block < size - first ? block : size - first, out + first);
-    for (size_t i = 0; i < size; i++)
-      snprintf(text + 2 * i, 3, "%02x", out[i]);
-    text[2 * size] = 0;
+    text[0] = 0;
+    for (size_t first = 0; first < size; first += block) {
+      size_t n = block < size - first ? block : size - first;
+      out[n] = 0xaa;
+      moon_entry_read(entry, first, n, out);
+      assert_int_equal(out[n], 0xaa);
+      for (size_t i = 0; i < n; i++)
+        snprintf(text + 2 * (first + i), 3, "%02x", out[i]);
+    }
     assert_string_equal(text, hex);
-    assert_int_equal(out[size], 0xaa);
   }
   free(text);
   free(out);
