@@ -19,14 +19,14 @@ static void set_handler(void (*handler)(int)) {
   struct sigaction action = {.sa_handler = handler}; /* no SA_RESTART: a wait for a job shall end */
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, NULL);
+  sigaction(SIGTERM, &action, NULL);
 }
 
 /* A signal handler may do no more than set a hook: the next Lua instruction raises the error. A
  * second Ctrl-C before the call has ended ends the process. */
 static void on_interrupt(int signal_number) {
-  (void)signal_number;
   set_handler(SIG_DFL);
-  interrupted = true;
+  interrupted = signal_number;
   if (running)
     lua_sethook(running, raise_interrupt, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT,
                 1);
@@ -55,7 +55,7 @@ int host_call(lua_State *L, int n_args, int n_results) {
   lua_pushcfunction(L, add_traceback);
   lua_insert(L, function);
   running = L;
-  interrupted = false;
+  interrupted = 0;
   set_handler(on_interrupt);
   int status = lua_pcall(L, n_args, n_results, function);
   set_handler(SIG_DFL);
@@ -64,7 +64,7 @@ int host_call(lua_State *L, int n_args, int n_results) {
   return status;
 }
 
-bool host_interrupted(void) {
+int host_interrupted(void) {
   return interrupted;
 }
 

@@ -8,9 +8,9 @@
 #include <stdbool.h>
 
 /*
- * Calls the function below its n_args arguments in protected mode, and while it runs Ctrl-C raises
- * the error "interrupted". Returns Lua's status; the results or the message (a string, with a
- * traceback) are on the stack.
+ * Calls the function below its n_args arguments in protected mode, and while it runs Ctrl-C
+ * (SIGTERM too) raises the error "interrupted". Returns Lua's status; the results or the message (a
+ * string, with a traceback) are on the stack.
  */
 int host_call(lua_State *L, int n_args, int n_results);
 
@@ -20,8 +20,8 @@ int host_call(lua_State *L, int n_args, int n_results);
  */
 int host_interrupt_to(lua_State *L);
 
-/* Whether Ctrl-C ended the last call. */
-bool host_interrupted(void);
+/* The signal that ended the last call; 0: none did. */
+int host_interrupted(void);
 
 /* Prints "moonscope: " and the message on top of the stack on stderr, and pops it. */
 void host_report(lua_State *L);

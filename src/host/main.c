@@ -3,6 +3,8 @@
  * The program: finds its Lua files beside itself, then runs a script, a line of code, a command of
  * lua/moonscope/cli, or the prompt.
  */
+#include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <lualib.h>
 #include <stdio.h>
@@ -13,7 +15,7 @@
 #include "bind/bind.h"
 #include "host/host.h"
 
-enum { EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 /* 128 + SIGINT, as shells have it */ };
+enum { EXIT_USAGE = 2, EXIT_SIGNAL = 128 /* and the signal's number, as shells have it */ };
 
 static const char *const log_levels[] = {"error", "warn", "info", "debug", NULL};
 
@@ -130,7 +132,9 @@ static void set_arg(lua_State *L, int argc, char **argv, int name) {
 static int exit_code(lua_State *L, int status) {
   if (status != LUA_OK)
     host_report(L);
-  return host_interrupted() ? EXIT_INTERRUPTED : status == LUA_OK ? EXIT_SUCCESS : EXIT_FAILURE;
+  if (host_interrupted())
+    return EXIT_SIGNAL + host_interrupted();
+  return status == LUA_OK ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
 /* Runs the chunk on top of the stack (or reports why it did not load) with argv[name + 1...] */
@@ -215,7 +219,26 @@ static int protected_main(lua_State *L) {
   return 1;
 }
 
+/* A descriptor that the shell closed would become the next file that is opened. What is opened in
+ * its place fails when it is used. */
+static void open_standard_files(void) {
+  for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+    if (fcntl(fd, F_GETFD) < 0)
+      open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+}
+
+/* However the program ends: what could not be printed is a failure. */
+static void check_output(void) {
+  if (fflush(stdout) == 0 && !ferror(stdout))
+    return;
+  fprintf(stderr, "moonscope: standard output: %s\n",
+          errno ? strerror(errno) : "cannot be written");
+  _exit(EXIT_FAILURE);
+}
+
 int main(int argc, char **argv) {
+  open_standard_files();
+  atexit(check_output);
   lua_State *L = luaL_newstate();
   if (!L)
     return fputs("moonscope: not enough memory\n", stderr), EXIT_FAILURE;
