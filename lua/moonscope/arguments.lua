@@ -30,7 +30,7 @@ function M.edit(text)
     return nil, ("'%s' is no edit; expected FEATURE:add:VALUE, FEATURE:set:VALUE, FEATURE:scale:VALUE or "
       .. "FEATURE:ablate"):format(text)
   end
-  return { feature = math.tointeger(feature), op = op, value = number }
+  return { feature = math.tointeger(tonumber(feature)) or math.huge, op = op, value = number }
 end
 
 return M

@@ -3,6 +3,7 @@
 ---appears only when it is complete. Between two blocks other work gets its turn.
 local checkpoint = require "moonscope.checkpoint"
 local core = require "moonscope.core"
+require "moonscope.tensor" -- the sum of two biases
 local job = require "moonscope.job"
 local json = require "moonscope.json"
 local options = require "moonscope.options"
@@ -247,6 +248,10 @@ local function measure(file, path, entry)
   if not file:size() then return nil, path .. ": in several files, expected one", "EUNSUPPORTED" end
   if entry and entry.d_model ~= format.d_model then
     return nil, ("%s: d_model: found %d, expected %d"):format(path, format.d_model, entry.d_model), "ESHAPE"
+  end
+  if entry and entry.expansion_factor * format.d_model ~= format.d_sae then
+    return nil, ("%s: d_sae: found %d, expected %s times d_model %d"):format(path, format.d_sae,
+      entry.expansion_factor, format.d_model), "ESHAPE"
   end
   return format
 end

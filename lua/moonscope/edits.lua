@@ -19,7 +19,16 @@ local M = {}
 
 local FIELDS = options.names("sae", "feature", "op", "value", "positions", "skip_special", "when", "keep_error", "unit")
 local OPS = options.names("add", "set", "scale", "ablate")
+local MAX_F32 = 0x1.fffffep127
 local SPANS = options.names("all", "prompt", "generated")
+
+---A table with the keys 1..n and no others.
+local function is_list(value)
+  if type(value) ~= "table" then return false end
+  local n = 0
+  for _ in pairs(value) do n = n + 1 end
+  return n == #value
+end
 
 local function refuse(number, format, ...)
   error(("edit %d: " .. format):format(number, ...), 0)
@@ -27,7 +36,8 @@ end
 
 local function check_positions(number, positions)
   if SPANS[positions] then return end
-  local from, to = type(positions) == "table" and positions[1], type(positions) == "table" and positions[2]
+  local from, to
+  if is_list(positions) and #positions == 2 then from, to = positions[1], positions[2] end
   if math.type(from) ~= "integer" or math.type(to) ~= "integer" or from < 1 or to < from then
     refuse(number, 'positions: expected "all", "prompt", "generated" or {from, to} with 1 <= from <= to')
   end
@@ -41,7 +51,7 @@ local function check_edit(number, edit, model)
   local sae = edit.sae
   if type(sae) ~= "userdata" or not sae.d_sae then refuse(number, "sae: expected a loaded SAE") end
   if not sae.hook then
-    refuse(number, "the SAE's layer is unknown: load it with {layer = N}, the layer that it was trained on")
+    refuse(number, "the SAE's layer is unknown: load it with layer = N (--layer N), the layer that it was trained on")
   end
   if math.type(edit.feature) ~= "integer" or edit.feature < 0 or edit.feature >= sae.d_sae then
     refuse(number, "feature: found %s, expected 0 to %d", tostring(edit.feature), sae.d_sae - 1)
@@ -49,8 +59,14 @@ local function check_edit(number, edit, model)
   if not OPS[edit.op] then
     refuse(number, "op: found %s, expected add, set, scale or ablate", tostring(edit.op))
   end
-  if edit.op ~= "ablate" and (type(edit.value) ~= "number" or edit.value ~= edit.value) then
-    refuse(number, "value: found %s, expected a number", tostring(edit.value))
+  if edit.op == "ablate" and edit.value ~= nil then refuse(number, "value: ablate takes none") end
+  if edit.op ~= "ablate" and not (type(edit.value) == "number" and math.abs(edit.value) <= MAX_F32) then
+    refuse(number, "value: found %s, expected a number of f32's range", tostring(edit.value))
+  end
+  for _, name in ipairs { "keep_error", "skip_special" } do
+    if edit[name] ~= nil and type(edit[name]) ~= "boolean" then
+      refuse(number, "%s: found %s, expected true or false", name, tostring(edit[name]))
+    end
   end
   if edit.unit == "max" then
     refuse(number, 'unit "max" needs the largest activation of feature %d, and there are no statistics of this SAE',
@@ -96,6 +112,14 @@ local function add_to_group(group, number, edit)
   group.asks = group.asks or edit.when ~= nil
 end
 
+---Anything but a plain list would be an edit that silently does nothing.
+local function check_list(list)
+  if not is_list(list) then
+    error("edits: expected a list of edits, { {sae = ..., feature = ..., op = ...} }", 0)
+  end
+  return list
+end
+
 ---Checks a list of edits for a model and puts those of one SAE together, in the order of their layers.
 ---Already compiled ones are given back.
 ---@param list moonscope.Edit[]?
@@ -103,7 +127,7 @@ end
 ---@return table
 function M.compile(list, model)
   if getmetatable(list) == Edits then return list end
-  local self = setmetatable({ groups = {}, touched = {}, list = list or {} }, Edits)
+  local self = setmetatable({ groups = {}, touched = {}, list = check_list(list or {}) }, Edits)
   local by_sae = {}
   for number, edit in ipairs(self.list) do
     check_edit(number, edit, model)

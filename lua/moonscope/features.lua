@@ -10,7 +10,8 @@ local M = {}
 ---@return {layer: integer, tokens: {position: integer, id: integer, token: string, l0: integer, features: table}[]}  positions from 0
 function M.of_prompt(model, sae, prompt, top)
   if not sae.hook then
-    error("features: the SAE's layer is unknown: load it with {layer = N}, the layer that it was trained on", 2)
+    error("features: the SAE's layer is unknown: load it with layer = N (--layer N), the layer that it was "
+      .. "trained on", 0)
   end
   local out = model:forward(prompt, { capture = { sae.hook }, logits = false })
   local x <close> = out.captures[sae.hook]

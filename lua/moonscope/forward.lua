@@ -64,8 +64,19 @@ local function join(parts)
   return tensor.cat(parts, 1)
 end
 
+---Before anything is computed: a prompt of many chunks would fail at the last one only.
+local function check_room(session, ids)
+  local context, used = session:context(), session:length()
+  if #ids > context - used then
+    error(("context: %d tokens do not fit into %d%s; shorten the prompt, or load the model with a larger context "
+      .. "(at most %d)"):format(#ids, context, used > 0 and (", of which %d are taken"):format(used) or "",
+      session.model.config.n_ctx), 0)
+  end
+end
+
 ---@param depth integer  layers to run
 local function prefill(session, ids, plan, depth, which, chunk)
+  check_room(session, ids)
   local logits, captured = {}, {}
   for _, path in ipairs(plan.capture) do captured[path] = {} end
   for first = 1, #ids, chunk do
@@ -94,6 +105,11 @@ end
 local function check_ids(who, ids)
   if type(ids) ~= "table" or #ids == 0 then
     error(who .. ": expected a list of at least one token id", 3)
+  end
+  for i = 1, #ids do
+    if math.type(ids[i]) ~= "integer" then
+      error(("token id at position %d: found %s, expected a whole number"):format(i, tostring(ids[i])), 3)
+    end
   end
 end
 
@@ -162,6 +178,9 @@ end
 function Llama:step(sessions, ids, opts)
   opts = options.check("step", opts, STEP)
   check_ids("step", ids)
+  if type(sessions) ~= "table" or #sessions ~= #ids then
+    error("step: expected as many sessions as token ids", 2)
+  end
   local plan, lists, rows = plan_of(self, opts), {}, {}
   for i, session in ipairs(sessions) do
     lists[i] = { ids[i] }

@@ -20,7 +20,9 @@ function Llama:ids_of(prompt)
   if type(prompt) ~= "string" then
     error(("prompt: found %s, expected a text or a list of token ids"):format(type(prompt)), 3)
   end
-  if not self.tokenizer then error("prompt: the model has no tokenizer.json; give token ids", 3) end
+  if not self.tokenizer then
+    error(("prompt: %s/tokenizer.json is missing, so a text has no token ids"):format(self.path), 0)
+  end
   local ids = self.tokenizer:encode(prompt)
   local bos = self.tokenizer:bos_id() or self.config.bos
   if bos and ids[1] ~= bos then table.insert(ids, 1, bos) end
@@ -35,6 +37,13 @@ local function max_tokens_of(opts)
   return n
 end
 
+local function seed_of(opts)
+  if opts.seed ~= nil and math.type(opts.seed) ~= "integer" then
+    error(("generate: seed: found %s, expected a whole number"):format(tostring(opts.seed)), 4)
+  end
+  return opts.seed or 0
+end
+
 local function end_ids(model, opts)
   local ends = {}
   if not opts.ignore_eos then
@@ -45,7 +54,7 @@ end
 
 ---A function that draws the next id from logits.
 local function sampler_of(opts)
-  local state = opts.seed or 0
+  local state = seed_of(opts)
   return function(logits)
     local id
     id, state = await(core.sample(logits, opts, state))

@@ -89,12 +89,19 @@ function M.decode(text)
   return value
 end
 
----The value in a file.
+local MAX_FILE = 64 << 20 -- bytes: far above any config
+
+---The value in a regular file.
 ---@param path string
 ---@return any value
 ---@return string? message
----@return string? code  "ENOENT", "EIO", "EFORMAT"
+---@return string? code  "ENOENT", "EINVAL", "EIO", "EFORMAT"
 function M.read(path)
+  local stat = require("luv").fs_stat(path)
+  if stat and stat.type ~= "file" then return nil, path .. ": not a regular file", "EINVAL" end
+  if stat and stat.size > MAX_FILE then
+    return nil, ("%s: %d bytes, expected at most %d"):format(path, stat.size, MAX_FILE), "EFORMAT"
+  end
   local file, why, errno = io.open(path, "rb")
   if not file then return nil, why, errno == 2 and "ENOENT" or "EIO" end
   local text, read_error = file:read "a"

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: MIT
 ---Loading a Llama with its tokenizer.
+local uv = require "luv"
 local core = require "moonscope.core"
 local await = require("moonscope.job").await
 local options = require "moonscope.options"
@@ -12,12 +13,6 @@ local M = {}
 
 local OPTIONS = options.names("device", "precision", "context")
 
-local function exists(path)
-  local file = io.open(path, "rb")
-  if file then file:close() end
-  return file ~= nil
-end
-
 ---Loads a folder with config.json, safetensors and (unless only ids are used) tokenizer.json. Weights
 ---stay in their dtype, in place in the mapped file.
 ---@param path string
@@ -27,12 +22,13 @@ end
 ---@return string? code
 function M.load_model(path, opts)
   opts = options.check("load_model", opts, OPTIONS)
+  options.check_text("load_model", "path", path)
   local model, message, code =
     await(core.load_llama(path, opts.device or "auto", opts.precision or "fast", opts.context or 0))
   if not model then return nil, message, code end
   local fields = core.fields(model)
   fields.path, fields.config = path, model:_config()
-  if exists(path .. "/tokenizer.json") then
+  if uv.fs_lstat(path .. "/tokenizer.json") then
     fields.tokenizer, message, code = tokenizer.load_tokenizer(path)
     if not fields.tokenizer then
       model:close()

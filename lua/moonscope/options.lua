@@ -23,6 +23,16 @@ function M.check(who, opts, names)
   return opts
 end
 
+---Throws unless a value is a text, such as a path.
+---@param who string
+---@param what string
+---@param value any
+function M.check_text(who, what, value)
+  if type(value) ~= "string" then
+    error(("%s: %s: found %s, expected a text"):format(who, what, type(value)), 3)
+  end
+end
+
 ---A set of names, for `check`.
 ---@param ... string
 ---@return table<string, true>

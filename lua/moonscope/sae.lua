@@ -14,26 +14,17 @@ local Sae, Features = core.types.Sae, core.types.Features
 
 local OPTIONS = options.names("model", "layer", "device", "dtype")
 
-local function read_file(path)
-  local file = io.open(path, "rb")
-  if not file then return nil end
-  local text = file:read "a"
-  file:close()
-  return text
-end
-
 ---The metadata beside a converted file: {} when there are none.
 local function metadata_of(path)
   local meta_path = path:gsub("%.safetensors$", "_metadata.json")
-  local text = meta_path ~= path and read_file(meta_path)
-  if not text then return {} end
-  local metadata, message, code = json.decode(text)
-  if type(metadata) ~= "table" then
-    return nil, ("%s: %s"):format(meta_path, message or "expected a JSON object"), code or "EFORMAT"
-  end
-  if metadata.activation_fn ~= nil and metadata.activation_fn ~= "relu" then
-    return nil, ("%s: activation_fn: found %s, expected relu"):format(meta_path, tostring(metadata.activation_fn)),
-      "EUNSUPPORTED"
+  if meta_path == path then return {} end
+  local metadata, message, code = json.read(meta_path)
+  if code == "ENOENT" then return {} end
+  if message then return nil, message, code end
+  if type(metadata) ~= "table" then return nil, meta_path .. ": expected a JSON object", "EFORMAT" end
+  local activation = metadata.activation_fn
+  if activation ~= nil and activation ~= json.null and activation ~= "relu" then
+    return nil, ("%s: activation_fn: found %s, expected relu"):format(meta_path, tostring(activation)), "EUNSUPPORTED"
   end
   return metadata
 end
@@ -41,8 +32,10 @@ end
 ---Where the SAE reads: what was asked for, else the metadata's, else the list's; nil when nobody knows.
 local function hook_of(path, layer, metadata)
   if layer ~= nil then return sae_configs.parse_layer(layer) end
-  local hook = metadata.hook or metadata.layer
-  if type(hook) == "string" then return hook end
+  for _, hook in ipairs { metadata.hook or false, metadata.layer or false } do
+    if type(hook) == "string" then return hook end
+  end
+  if math.type(metadata.layer_idx) == "integer" then return sae_configs.parse_layer(metadata.layer_idx) end
   local config = sae_configs.of_file(path)
   return config and config.layer
 end
@@ -59,6 +52,8 @@ local function check_fit(sae, model)
   end
   return true
 end
+
+local DTYPES = options.names("f32", "f16", "bf16", "file")
 
 local function dtype_of(opts, file_dtype)
   if opts.dtype == "file" then return file_dtype end
@@ -87,8 +82,15 @@ end
 ---@return string? code
 function M.load_sae(path, opts)
   opts = options.check("load_sae", opts, OPTIONS)
+  options.check_text("load_sae", "path", path)
+  if opts.model ~= nil and (type(opts.model) ~= "userdata" or not opts.model.config) then
+    error("load_sae: model: expected a loaded model", 2)
+  end
   local metadata, message, code = metadata_of(path)
   if not metadata then return nil, message, code end
+  if opts.dtype ~= nil and not DTYPES[opts.dtype] then
+    return nil, ("dtype: found %s, expected f32, f16, bf16 or file"):format(tostring(opts.dtype)), "EDTYPE"
+  end
   local hook
   hook, message, code = hook_of(path, opts.layer, metadata)
   if message then return nil, message, code end
@@ -135,12 +137,18 @@ local function by_activation(a, b)
   return a.index < b.index
 end
 
----The features that fire at a position, largest first.
+---The features that fire at a position, largest first. Throws where one is not a number: weights or stream are broken.
 ---@param number integer  position, from 1
 ---@param top integer?  at most so many; default: all
 ---@return {index: integer, activation: number}[]
 function Features:strongest(number, top)
   local row = self:row(number)
+  for _, feature in ipairs(row) do
+    if feature.activation ~= feature.activation then
+      error(("feature %d at position %d is not a number (NaN): the weights or the stream are broken")
+        :format(feature.index, number), 0)
+    end
+  end
   table.sort(row, by_activation)
   if top then
     for i = #row, top + 1, -1 do row[i] = nil end

@@ -79,7 +79,7 @@ function M.recognise(file)
   for _, format in ipairs(formats) do
     if format.matches(file) then
       local encoder = file:info(format.encoder).shape
-      if #encoder ~= 2 then
+      if #encoder ~= 2 or encoder[1] < 1 or encoder[2] < 1 then
         return nil, ("%s: found shape %s, expected [d_sae, d_model]")
           :format(format.encoder, shape_text(encoder)), "ESHAPE"
       end

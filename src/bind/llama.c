@@ -180,6 +180,11 @@ static int session_length(lua_State *L) {
   return 1;
 }
 
+static int session_context(lua_State *L) {
+  lua_pushinteger(L, l_session_check(L, 1)->model->n_ctx);
+  return 1;
+}
+
 static int session_rewind(lua_State *L) {
   moon_err err;
   if (moon_session_rewind(l_session_check(L, 1), luaL_checkinteger(L, 2), &err))
@@ -287,8 +292,11 @@ static const luaL_Reg llama_methods[] = {
 static const luaL_Reg llama_metamethods[] = {
     {"__gc", llama_close}, {"__close", llama_close}, {"__tostring", llama_tostring}, {NULL, NULL}};
 
-static const luaL_Reg session_methods[] = {
-    {"length", session_length}, {"rewind", session_rewind}, {"close", session_close}, {NULL, NULL}};
+static const luaL_Reg session_methods[] = {{"length", session_length},
+                                           {"context", session_context},
+                                           {"rewind", session_rewind},
+                                           {"close", session_close},
+                                           {NULL, NULL}};
 static const luaL_Reg session_metamethods[] = {{"__gc", session_close},
                                                {"__close", session_close},
                                                {"__len", session_length},

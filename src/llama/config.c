@@ -11,10 +11,10 @@
 /* Far above any published Llama, low enough that products of two fit into 63 bits. */
 enum { MAX_DIM = 1 << 24, MAX_LAYERS = 4096 };
 
-static moon_status bad(moon_err *err, const char *field, const char *expected,
+static moon_status bad(moon_err *err, moon_status code, const char *field, const char *expected,
                        const json_t *found) {
   char *text = found ? json_dumps(found, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
-  moon_status status = moon_fail(err, MOON_EFORMAT, "%s: found %.80s, expected %s", field,
+  moon_status status = moon_fail(err, code, "%s: found %.80s, expected %s", field,
                                  found ? (text ? text : "?") : "nothing", expected);
   free(text);
   return status;
@@ -28,7 +28,7 @@ static moon_status get_count(int64_t *out, const json_t *object, const char *fie
   if ((!value || json_is_null(value)) && fallback > 0)
     return *out = fallback, MOON_OK;
   if (!json_is_integer(value) || json_integer_value(value) < 1 || json_integer_value(value) > limit)
-    return bad(err, field, "a positive whole number", value);
+    return bad(err, MOON_EFORMAT, field, "a positive whole number", value);
   return *out = json_integer_value(value), MOON_OK;
 }
 
@@ -38,14 +38,14 @@ static moon_status get_positive(double *out, const json_t *object, const char *f
   if (!value && fallback > 0)
     return *out = fallback, MOON_OK;
   if (!json_is_number(value) || !(json_number_value(value) > 0) || isinf(json_number_value(value)))
-    return bad(err, field, "a positive number", value);
+    return bad(err, MOON_EFORMAT, field, "a positive number", value);
   return *out = json_number_value(value), MOON_OK;
 }
 
 static moon_status get_flag(bool *out, const json_t *object, const char *field, moon_err *err) {
   const json_t *value = json_object_get(object, field);
   if (value && !json_is_boolean(value))
-    return bad(err, field, "true or false", value);
+    return bad(err, MOON_EFORMAT, field, "true or false", value);
   return *out = json_is_true(value), MOON_OK;
 }
 
@@ -57,7 +57,14 @@ static moon_status check_architecture(const json_t *config, moon_err *err) {
     return moon_fail(err, MOON_EUNSUPPORTED, "architectures: found %s, expected LlamaForCausalLM",
                      name);
   if (!name && (!json_is_string(type) || strcmp(json_string_value(type), "llama")))
-    return bad(err, "architectures", "[\"LlamaForCausalLM\"]", names ? names : type);
+    return bad(err, MOON_EFORMAT, "architectures", "[\"LlamaForCausalLM\"]", names ? names : type);
+  const json_t *quantized = json_object_get(config, "quantization_config");
+  if (quantized && !json_is_null(quantized))
+    return bad(err, MOON_EUNSUPPORTED, "quantization_config",
+               "none: quantized weights cannot be used", quantized);
+  const json_t *rotary = json_object_get(config, "partial_rotary_factor");
+  if (rotary && json_number_value(rotary) != 1)
+    return bad(err, MOON_EUNSUPPORTED, "partial_rotary_factor", "none or 1", rotary);
   const char *act = json_string_value(json_object_get(config, "hidden_act"));
   if (act && strcmp(act, "silu"))
     return moon_fail(err, MOON_EUNSUPPORTED, "hidden_act: found %s, expected silu", act);
@@ -73,11 +80,12 @@ static moon_status get_rope(moon_llama_config *out, const json_t *config, moon_e
   if (status || !rope || json_is_null(rope))
     return status;
   if (!json_is_object(rope))
-    return bad(err, "rope_scaling", "an object", rope);
+    return bad(err, MOON_EFORMAT, "rope_scaling", "an object", rope);
   const json_t *type = json_object_get(rope, "rope_type");
   const char *name = json_string_value(type ? type : json_object_get(rope, "type"));
   if (!name)
-    return bad(err, "rope_scaling.rope_type", "\"llama3\", \"linear\" or \"default\"", type);
+    return bad(err, MOON_EFORMAT, "rope_scaling.rope_type", "\"llama3\", \"linear\" or \"default\"",
+               type);
   if (!strcmp(name, "default"))
     return MOON_OK;
   if (strcmp(name, "linear") && strcmp(name, "llama3"))
@@ -104,7 +112,7 @@ static moon_status get_id(int32_t *out, const json_t *value, const char *field, 
                           moon_err *err) {
   if (!json_is_integer(value) || json_integer_value(value) < 0 ||
       json_integer_value(value) >= n_vocab)
-    return bad(err, field, "a token id below vocab_size", value);
+    return bad(err, MOON_EFORMAT, field, "a token id below vocab_size", value);
   return *out = (int32_t)json_integer_value(value), MOON_OK;
 }
 
@@ -167,6 +175,9 @@ static moon_status get_fields(moon_llama_config *out, const json_t *config, moon
 static moon_status parse_object(json_t **out, const char *data, size_t size, const char *name,
                                 moon_err *err) {
   json_error_t at;
+  *out = NULL;
+  if (!size)
+    return moon_fail(err, MOON_EFORMAT, "%s: empty", name);
   *out = json_loadb(data, size, JSON_REJECT_DUPLICATES, &at);
   if (!*out)
     return moon_fail(err, MOON_EFORMAT, "%s: line %d: %s", name, at.line, at.text);
@@ -201,6 +212,11 @@ done:
   return status;
 }
 
+/* Not NULL, also where the file is empty. */
+static const char *text_of(const moon_bytes *bytes) {
+  return moon_bytes_size(bytes) ? (const char *)moon_bytes_data(bytes) : "";
+}
+
 moon_status moon_llama_config_load(moon_llama_config *out, const char *folder, moon_err *err) {
   char path[4096];
   moon_bytes *config = NULL, *generation = NULL;
@@ -212,10 +228,9 @@ moon_status moon_llama_config_load(moon_llama_config *out, const char *folder, m
   status = moon_bytes_open(&generation, path, err);
   if (status && status != MOON_ENOENT)
     goto done;
-  status =
-      moon_llama_config_parse(out, (const char *)moon_bytes_data(config), moon_bytes_size(config),
-                              generation ? (const char *)moon_bytes_data(generation) : NULL,
-                              generation ? moon_bytes_size(generation) : 0, err);
+  status = moon_llama_config_parse(out, text_of(config), moon_bytes_size(config),
+                                   generation ? text_of(generation) : NULL,
+                                   generation ? moon_bytes_size(generation) : 0, err);
   if (status)
     moon_fail_in(err, status, folder);
 done:

@@ -4,6 +4,7 @@ local fixtures = require "fixtures"
 local json = require "moonscope.json"
 local ms = require "moonscope"
 local process = require "process"
+local sae_configs = require "moonscope.sae_configs"
 local uv = require "luv"
 
 local FIXTURES, GOLDEN = "tests/fixtures/pth/", "tests/fixtures/tiny/golden/pth/"
@@ -135,22 +136,40 @@ describe("convert.sae", function()
   end)
 
   it("warns about a known file with another sha256, and converts it", function()
-    local path = folder .. "/Llama-3.1-8B-Instruct-SAE-l19.pth"
-    local w_enc <close> = ms.zeros(2, 4096)
-    local b_enc <close> = ms.zeros(2)
-    local w_dec <close> = ms.zeros(4096, 2)
-    local b_dec <close> = ms.zeros(4096)
-    assert(ms.save(path, {
-      ["encoder_linear.weight"] = w_enc, ["encoder_linear.bias"] = b_enc, ["decoder_linear.weight"] = w_dec,
-      ["decoder_linear.bias"] = b_dec,
-    }))
+    local path, expected = folder .. "/test.pth", ("0"):rep(64)
+    local entry = { repo_id = "a/b", filename = "test.pth", layer = "model.layers.1", expansion_factor = 2, d_model = 4,
+      sha256 = expected }
+    assert(os.execute(("cp %s %s"):format(GOLDEN .. "float32.pth", path)))
+    sae_configs.SAE_CONFIGS.test = entry
     local result = assert(convert.sae(path, { output = folder }))
-    assert.equal(("%s: sha256 is %s, expected bbdc6fad591d3d420e8859dcb6eefa4ec642026090f7f39a963b1c0f27290e4f: "
-      .. "not the file that SAE_CONFIGS knows"):format(path, sha256sum(path)), result.warning)
-    assert.equal("Goodfire/Llama-3.1-8B-Instruct-SAE-l19", assert(json.read(result.metadata)).source)
-    local shown = process.moonscope { "convert", path, "-o", folder, "--json" }
+    assert.equal(("%s: sha256 is %s, expected %s: not the file that SAE_CONFIGS knows")
+      :format(path, sha256sum(path), expected), result.warning)
+    assert.equal("a/b", assert(json.read(result.metadata)).source)
+
+    entry.expansion_factor = 3
+    local ok, message, code = convert.sae(path, { output = folder })
+    sae_configs.SAE_CONFIGS.test = nil
+    assert.same({ nil, path .. ": d_sae: found 8, expected 3 times d_model 4", "ESHAPE" }, { ok, message, code })
+
+    local shown = process.moonscope { "-e", ([[
+      require("moonscope.sae_configs").SAE_CONFIGS.test = { repo_id = "a/b", filename = "test.pth",
+        layer = "model.layers.1", expansion_factor = 2, d_model = 4, sha256 = ("0"):rep(64) }
+      require("moonscope.cli").main("convert", %q, "-o", %q, "--json")]]):format(path, folder) }
     assert.equal("moonscope: warning: " .. result.warning .. "\n", shown.err)
-    assert.equal(0, shown.code)
+    assert.equal(result.sha256, assert(json.decode(shown.out)).sha256)
+  end)
+
+  it("adds the two biases when the program is all that runs", function()
+    save(folder .. "/a.safetensors", {
+      ["encoder.weight"] = { { { 1, 2 }, { 3, 4 }, { 5, 6 } } }, ["encoder.bias"] = { { 0, 0, 0 } },
+      ["decoder.weight"] = { { { 1, 2, 3 }, { 4, 5, 6 } } }, ["decoder.bias"] = { { 0.5, 0.25 } },
+      decoder_bias = { { 1, 2 } },
+    })
+    local shown = process.moonscope { "convert", folder .. "/a.safetensors", "--layer", "2", "-o", folder }
+    assert.same({ 0, "" }, { shown.code, shown.err })
+    local file <close> = assert(ms.open(folder .. "/sae_layer_2.safetensors"))
+    local b_dec <close> = file:tensor "decoder_linear.bias"
+    assert.same({ 1.5, 2.25 }, b_dec:totable())
   end)
 
   it("refuses what does not fit, and leaves nothing", function()

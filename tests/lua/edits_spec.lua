@@ -167,6 +167,13 @@ describe("edits", function()
     bad({ feature = 1, op = "add", value = 0 / 0 }, "edit 1: value: found")
     bad({ feature = 1, op = "ablate", positions = "some" }, 'edit 1: positions: expected "all", "prompt"')
     bad({ feature = 1, op = "ablate", positions = { 0, 2 } }, "edit 1: positions: expected")
+    bad({ feature = 1, op = "ablate", positions = { 1, 2, 3 } }, "edit 1: positions: expected")
+    bad({ feature = 1, op = "ablate", value = 1 }, "edit 1: value: ablate takes none")
+    bad({ feature = 1, op = "add", value = 1e39 }, "edit 1: value: found 1e+39, expected a number of f32's range")
+    bad({ feature = 1, op = "ablate", keep_error = "no" }, "edit 1: keep_error: found no, expected true or false")
+    for _, list in ipairs { { sae = sae, feature = 1, op = "ablate" }, { x = {} }, { nil, {} }, "x" } do
+      assert.error_matches(function() model:forward("a", { edits = list }) end, "edits: expected a list of edits")
+    end
     bad({ feature = 1, op = "ablate", unit = "max" }, 'edit 1: unit "max" needs the largest activation of feature 1')
     bad({ feature = 1, op = "ablate", strength = 2 }, "edit 1: unknown field strength")
     assert.error_matches(function() model:forward("a", { edits = { { feature = 1, op = "ablate" } } }) end,

@@ -1,4 +1,5 @@
 -- SPDX-License-Identifier: MIT
+local fixtures = require "fixtures"
 local process = require "process"
 
 local function script(text)
@@ -150,6 +151,22 @@ describe("Ctrl-C", function()
     interrupted [[loop.run(function() ready() loop.sleep(600000) end)]]
     interrupted [[loop.run(function() local last, others = line_of_work() ready() job.await(last) end)]]
     interrupted [[loop.run(function() ready() while true do end end)]]
+  end)
+end)
+
+describe("standard output", function()
+  it("that cannot be written is a failure", function()
+    for _, command in ipairs { "--version", "-e 'print(1)'", "inspect " .. fixtures.sae_path } do
+      local result = process.run("sh", { "-c", process.program .. " " .. command .. " >/dev/full" })
+      assert.same({ 1, "moonscope: standard output: No space left on device\n" }, { result.code, result.err })
+      result = process.run("sh", { "-c", process.program .. " " .. command .. " >&-" })
+      assert.same({ 1, "moonscope: standard output: Bad file descriptor\n" }, { result.code, result.err })
+    end
+  end)
+
+  it("and the other standard files may be closed", function()
+    local result = process.run("sh", { "-c", process.program .. " -e 'print(io.read())' <&- 2>&-" })
+    assert.same({ 0, "nil\tBad file descriptor\t9\n" }, { result.code, result.out })
   end)
 end)
 

@@ -65,7 +65,7 @@ describe("json.read", function()
     local value, message, code = json.read "/nowhere/x.json"
     assert.same({ nil, "/nowhere/x.json: No such file or directory", "ENOENT" }, { value, message, code })
     value, message, code = json.read "/"
-    assert.same({ nil, "/: Is a directory", "EIO" }, { value, message, code })
+    assert.same({ nil, "/: not a regular file", "EINVAL" }, { value, message, code })
     value, message, code = json.read "LICENSE"
     assert.same({ nil, "EFORMAT" }, { value, code })
     assert.matches("^LICENSE: json: ", message)

@@ -117,6 +117,17 @@ describe("load_model", function()
     message = refused { ["config.json"] = fixtures.config('"llama3"', '"yarn"') }
     assert.equal("FOLDER: config.json: rope_scaling.rope_type: found yarn, expected llama3, linear or default", message)
 
+    message, code = refused { ["config.json"] = fixtures.config('"mlp_bias": false', '"quantization_config": {}') }
+    assert.equal("FOLDER: config.json: quantization_config: found {}, expected none: quantized weights cannot be used",
+      message)
+    assert.equal("EUNSUPPORTED", code)
+
+    message = refused { ["config.json"] = fixtures.config('"mlp_bias": false', '"partial_rotary_factor": 0.5') }
+    assert.equal("FOLDER: config.json: partial_rotary_factor: found 0.5, expected none or 1", message)
+
+    assert.equal("FOLDER: config.json: empty", (refused { ["config.json"] = "" }))
+    assert.equal("FOLDER: generation_config.json: empty", (refused { ["generation_config.json"] = "" }))
+
     message = refused { ["config.json"] = "{" }
     assert.matches("^FOLDER: config.json: line 1: ", message)
 
@@ -211,6 +222,7 @@ describe("forward", function()
     bad({ 1275, 1280 }, nil, "token id 1280 at position 2: expected 0 to 1279")
     bad({ -1 }, nil, "token id -1 at position 1: expected 0 to 1279")
     bad({ 1.5 }, nil, "token id at position 1: found 1.5, expected a whole number")
+    bad({ 1, nil, 3 }, nil, "token id at position 2: found nil, expected a whole number")
     bad({}, nil, "expected a list of at least one token id")
     bad({ 1 }, { capture = { "model.layers.6" } }, "capture: model.layers.6: the model's layers are 0 to 5")
     bad({ 1 }, { capture = { "layers.1" } }, 'capture: found "layers.1", expected model.embed_tokens')
@@ -218,7 +230,8 @@ describe("forward", function()
     bad({ 1 }, { chunk = 0 }, "chunk: found 0, expected a whole number from 1")
     local long = {}
     for i = 1, 513 do long[i] = 1 end
-    bad(long, nil, "do not fit into 512; load the model with a larger context (at most 512)")
+    bad(long, nil, "context: 513 tokens do not fit into 512; shorten the prompt, or load the model with a larger "
+      .. "context (at most 512)")
     assert.same({ 1, 1280 }, model:forward(prompt.ids).logits:shape()) -- still usable
   end)
 end)
@@ -260,6 +273,7 @@ describe("a session", function()
       assert.is_true(out.captures["model.layers.3"]:equal(want[i].captures["model.layers.3"]))
     end
     assert.error_matches(function() model:step({ sessions[1], sessions[1] }, { 1, 2 }) end, "are the same one")
+    assert.error_matches(function() model:step({ sessions[1] }, { 1, 2 }) end, "expected as many sessions as token ids")
     for _, session in ipairs(sessions) do session:close() end
   end)
 

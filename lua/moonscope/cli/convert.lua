@@ -19,8 +19,8 @@ end
 
 local function print_result(result, as_json)
   if as_json then
-    local fields = { { "safetensors", result.safetensors } }
-    if result.metadata then fields[#fields + 1] = { "metadata", result.metadata } end
+    local fields = { { "safetensors", json.text(result.safetensors) } }
+    if result.metadata then fields[#fields + 1] = { "metadata", json.text(result.metadata) } end
     for _, key in ipairs { "tensors", "bytes", "sha256" } do fields[#fields + 1] = { key, result[key] } end
     return require("moonscope.cli").print_json(json.ordered(fields))
   end
@@ -29,6 +29,7 @@ local function print_result(result, as_json)
 end
 
 function M.run(args)
+  if args.output == "" then return nil, "-o: an empty name" end
   local bar <close> = progress.bar "converting"
   local source = args.source or sae_configs.DEFAULT
   local opts = {

@@ -2,7 +2,9 @@
 local arguments = require "moonscope.arguments"
 local features = require "moonscope.features"
 local json = require "moonscope.json"
+local numbers = require "moonscope.numbers"
 local progress = require "moonscope.progress"
+local plain = require("moonscope.terminal").plain
 local uv = require "luv"
 
 local M = {
@@ -14,11 +16,7 @@ function M.configure(parser)
   parser:option("--model", "Folder of the model."):count(1)
   parser:option("--sae", "File of the sparse autoencoder."):count(1)
   parser:option("--prompt", "The text to look at."):count(1)
-  parser:option("--top", "Features per token, the strongest first.", "5"):argname "K":convert(function(text)
-    local n = math.tointeger(tonumber(text))
-    if n and n > 0 then return n end
-    return nil, ("'%s' is not a whole number from 1"):format(text)
-  end)
+  parser:option("--top", "Features per token, the strongest first.", "5"):argname "K":convert(numbers.positive)
 end
 
 local function print_json(found)
@@ -56,13 +54,11 @@ local function shaded(text, activation, scale)
   return SHADES[1 + (share * (#SHADES - 1)) // 1] .. text .. RESET
 end
 
----Control characters and blanks at the ends made visible; cut to `width` characters and padded to it.
+---A piece of text in quotes, cut to `width` characters and padded to it.
 local function cell(text, width)
+  text = text:gsub("\n", "\\n"):gsub("\t", "\\t")
   local shown = {}
-  for _, code in utf8.codes(json.text(text)) do
-    local char = utf8.char(code)
-    shown[#shown + 1] = char == "\n" and "\\n" or char == "\t" and "\\t" or (code < 32 or code == 127) and "?" or char
-  end
+  for _, code in utf8.codes(plain("'" .. text .. "'")) do shown[#shown + 1] = utf8.char(code) end
   if #shown > width then
     shown[width] = "…"
     for i = #shown, width + 1, -1 do shown[i] = nil end
@@ -70,17 +66,17 @@ local function cell(text, width)
   return table.concat(shown) .. (" "):rep(width - #shown)
 end
 
-local function print_table(found)
+local function print_table(found, hook)
   local color = uv.guess_handle(1) == "tty"
   local scale = scale_of(found.tokens)
-  print(("%4s  %-18s %5s  features of model.layers.%d, as index:activation"):format("pos", "token", "L0", found.layer))
+  print(("%4s  %-18s %5s  features of %s, as index:activation"):format("pos", "token", "L0", hook))
   for _, token in ipairs(found.tokens) do
     local list = {}
     for i, feature in ipairs(token.features) do
       local text = ("%d:%.2f"):format(feature.index, feature.activation)
       list[i] = color and shaded(text, feature.activation, scale) or text
     end
-    local name = cell("'" .. token.token .. "'", 18)
+    local name = cell(token.token, 18)
     print(("%4d  %s %5d  %s"):format(token.position, name, token.l0, table.concat(list, "  ")))
   end
 end
@@ -95,7 +91,7 @@ function M.run(args)
   if args.json then
     print_json(found)
   else
-    print_table(found)
+    print_table(found, sae.hook)
   end
 end
 

@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: MIT
 local arguments = require "moonscope.arguments"
 local json = require "moonscope.json"
+local numbers = require "moonscope.numbers"
 local progress = require "moonscope.progress"
 
 local M = {
@@ -8,39 +9,32 @@ local M = {
   options = { "device", "precision", "context", "sae_dtype", "layer", "threads", "seed", "json", "quiet", "log_level" },
 }
 
-local function number(text)
-  local n = tonumber(text)
-  if n then return n end
-  return nil, ("'%s' is not a number"):format(text)
-end
-
-local function whole(text)
-  local n = math.tointeger(tonumber(text))
-  if n and n >= 0 then return n end
-  return nil, ("'%s' is not a whole number from 0"):format(text)
-end
-
 function M.configure(parser)
   parser:option("--model", "Folder of the model."):count(1)
   parser:option("--prompt", "The text to go on from."):count(1)
-  parser:option("-n --max-tokens", "Tokens to write at most.", "40"):convert(whole):argname "N"
-  parser:option("--temperature", "0 takes the likeliest token.", "0"):convert(number):argname "X"
-  parser:option("--top-k", "Draw from the K likeliest only (0: all).", "0"):convert(whole):argname "K"
-  parser:option("--top-p", "Draw from the likeliest that make up P.", "1"):convert(number):argname "P"
+  parser:option("-n --max-tokens", "Tokens to write at most.", "40"):convert(numbers.natural):argname "N"
+  parser:option("--temperature", "0 takes the likeliest token.", "0"):convert(numbers.number):argname "X"
+  parser:option("--top-k", "Draw from the K likeliest only (0: all).", "0"):convert(numbers.natural):argname "K"
+  parser:option("--top-p", "Draw from the likeliest that make up P.", "1"):convert(numbers.number):argname "P"
   parser:option("--min-p", "Draw from those with P of the likeliest one's probability.", "0")
-    :convert(number):argname "P"
+    :convert(numbers.number):argname "P"
   parser:option("--sae", "File of the sparse autoencoder.")
   parser:option("--edit", "FEATURE:add|set|scale:VALUE or FEATURE:ablate, at every position; may be repeated.")
     :count("*"):convert(arguments.edit):argname "F:op:value"
 end
 
 local function print_json(reply)
+  local edits = {}
+  for i, edit in ipairs(reply.edits) do
+    edits[i] = json.ordered { { "feature", edit.feature }, { "op", edit.op }, { "positions", edit.positions } }
+  end
   require("moonscope.cli").print_json(json.ordered {
     { "prompt_ids", json.array(reply.prompt_ids) },
     { "ids", json.array(reply.ids) },
     { "text", json.text(reply.text) },
     { "finish_reason", reply.finish_reason },
     { "timings", reply.timings },
+    { "edits", json.array(edits) },
   })
 end
 

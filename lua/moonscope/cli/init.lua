@@ -3,22 +3,12 @@
 ---`{ summary, options = { names of common options }, configure(parser), run(args) }`. `run` returns
 ---nothing on success, or nil and a message.
 local argparse = require "argparse"
+local numbers = require "moonscope.numbers"
+local terminal = require "moonscope.terminal"
 
 local M = {}
 
 local EXIT_FAILURE, EXIT_USAGE = 1, 2
-
-local function natural(text)
-  local n = math.tointeger(tonumber(text))
-  if n and n >= 0 then return n end
-  return nil, ("'%s' is not a whole number from 0"):format(text)
-end
-
-local function positive(text)
-  local n = natural(text)
-  if n and n > 0 then return n end
-  return nil, ("'%s' is not a whole number from 1"):format(text)
-end
 
 ---The options that mean the same wherever they occur. A command lists those that it reads.
 local common = {
@@ -30,7 +20,7 @@ local common = {
   end,
   context = function(parser)
     parser:option("--context", "Tokens to make room for (default: the model's, 8192 at most).")
-      :convert(positive):argname "N"
+      :convert(numbers.positive):argname "N"
   end,
   sae_dtype = function(parser)
     parser:option("--sae-dtype", "The SAE's dtype, or file (default: the model's)."):argname "D"
@@ -40,10 +30,10 @@ local common = {
   end,
   threads = function(parser)
     parser:option("--threads", "Threads to compute with (default: one per core).")
-      :convert(positive):argname "N"
+      :convert(numbers.positive):argname "N"
   end,
   seed = function(parser)
-    parser:option("--seed", "Of the random numbers.", "0"):convert(natural):argname "N"
+    parser:option("--seed", "Of the random numbers.", "0"):convert(numbers.natural):argname "N"
   end,
   json = function(parser) parser:flag("--json", "Print one JSON value.") end,
   quiet = function(parser) parser:flag("--quiet", "No progress bar.") end,
@@ -70,7 +60,7 @@ local function apply(args)
 end
 
 local function fail(message, code)
-  io.stderr:write("moonscope: ", message, "\n")
+  io.stderr:write("moonscope: ", terminal.plain(message), "\n")
   return code
 end
 
@@ -85,7 +75,7 @@ end
 local function run(command, args)
   local function describe(message)
     if args.log_level == "debug" then return debug.traceback(tostring(message), 2) end
-    return tostring(message)
+    return (tostring(message):gsub("^[^\n:]*%.lua:%d+: ", "")) -- where in our files is of no use to a user
   end
   local done, result, message = xpcall(function()
     apply(args)
@@ -138,7 +128,8 @@ function M.main(name, ...)
   local parser = parser_of(name, command)
   local parsed, args = parser:pparse { ... }
   if not parsed then
-    return fail(("%s: %s (see moonscope %s --help)"):format(name, args, name), EXIT_USAGE)
+    local first = args:match "^[^\n]*" -- a guess at what was meant may follow
+    return fail(("%s: %s (see moonscope %s --help)"):format(name, first, name), EXIT_USAGE)
   end
   local ok, message = run(command, args)
   if not ok then return fail(message, EXIT_FAILURE) end

@@ -3,6 +3,7 @@ local checkpoint = require "moonscope.checkpoint"
 local convert = require "moonscope.convert"
 local json = require "moonscope.json"
 local progress = require "moonscope.progress"
+local plain = require("moonscope.terminal").plain
 
 local M = {
   summary = "List the tensors and metadata of a checkpoint without loading it.",
@@ -30,10 +31,6 @@ local function print_json(file, hashes)
 end
 
 ---Text from a file, fit for a terminal.
-local function plain(text)
-  return (text:gsub("%c", "?"))
-end
-
 local function print_table(file, hashes)
   local width, total, names = 0, 0, file:names()
   for _, name in ipairs(names) do width = math.max(width, utf8.len(plain(name))) end
