@@ -11,6 +11,7 @@ local TICK_MS = 100 -- between two looks at a job's progress
 
 local alive = {} -- task -> true, until its function is over
 local waiting = {} -- task -> the job that it waits for
+local sleeping = {} -- task -> true
 local failure -- { message } of the first task that failed; ends the loop
 
 local function fail(message) failure = failure or { message } end
@@ -38,7 +39,11 @@ local function resume(task)
     fail(message)
     coroutine.close(task)
   end
-  if coroutine.status(task) == "dead" then alive[task] = nil end
+  if coroutine.status(task) == "dead" then
+    alive[task] = nil
+  elseif not waiting[task] and not sleeping[task] then
+    fail "loop: a task yielded by itself, so nothing would wake it; it may await a job or sleep"
+  end
 end
 
 ---A variable of this kind closes the luv handle when it goes out of scope.
@@ -82,21 +87,26 @@ function M.spawn(fn, ...)
 end
 
 ---Lets the other tasks run for `ms` milliseconds.
----@param ms integer
+---@param ms number
 function M.sleep(ms)
   local task = coroutine.running()
   assert(alive[task], "loop.sleep: called outside of a task")
+  if not (type(ms) == "number" and ms >= 0 and ms < 2 ^ 53) then
+    error(("loop.sleep: found %s, expected milliseconds from 0"):format(tostring(ms)), 2)
+  end
   local timer = uv.new_timer()
   local guard <close> = closing(timer)
-  timer:start(ms, 0, function() resume(task) end)
+  timer:start(math.ceil(ms), 0, function() resume(task) end)
+  sleeping[task] = true
   coroutine.yield()
+  sleeping[task] = nil
 end
 
 local function stop_tasks()
   for task in pairs(alive) do
     coroutine.close(task) -- cancels the job that it waits for
   end
-  alive, waiting = {}, {}
+  alive, waiting, sleeping = {}, {}, {}
 end
 
 ---Runs fn(...) as a task until it and everything that it spawned are over; returns its results. The

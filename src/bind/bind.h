@@ -27,6 +27,9 @@ int l_fail(lua_State *L, const moon_err *err);
 /* Throws err's text (a position is not added: the text is the whole message). */
 int l_throw(lua_State *L, const moon_err *err) L_THROWS;
 
+/* The path at this index. Throws where it is no text or has a zero byte, which would cut it. */
+const char *l_path_check(lua_State *L, int index);
+
 typedef struct l_job_kind {
   const char *name; /* "matmul", for tostring and messages */
   size_t size;      /* of the task struct, whose first member is a moon_task */

@@ -17,7 +17,7 @@ moon_checkpoint *l_checkpoint_check(lua_State *L, int index) {
 
 /* core.open(path) -> Checkpoint */
 static int checkpoint_open(lua_State *L) {
-  const char *path = luaL_checkstring(L, 1);
+  const char *path = l_path_check(L, 1);
   l_checkpoint *u = lua_newuserdatauv(L, sizeof *u, 0);
   u->checkpoint = NULL;
   luaL_setmetatable(L, TYPE);

@@ -70,7 +70,7 @@ static int load_llama(lua_State *L) {
   static const l_job_kind kind = {"load_model", sizeof(load_task), run_load,
                                   push_load,    drop_load,         .soft = true};
   static const char *const precisions[] = {"fast", "exact", NULL};
-  const char *folder = luaL_checkstring(L, 1), *device = luaL_checkstring(L, 2);
+  const char *folder = l_path_check(L, 1), *device = luaL_checkstring(L, 2);
   load_task *t = l_job_new(L, &kind);
   moon_err err;
   if (moon_device_find(&t->device, device, &err))

@@ -15,6 +15,13 @@ int l_throw(lua_State *L, const moon_err *err) {
   return lua_error(L);
 }
 
+const char *l_path_check(lua_State *L, int index) {
+  size_t size;
+  const char *path = luaL_checklstring(L, index, &size);
+  luaL_argcheck(L, strlen(path) == size, index, "a path without a zero byte expected");
+  return path;
+}
+
 /* object, key -> the method of that name, else the object's own field */
 static int index_fields(lua_State *L) {
   lua_pushvalue(L, 2);

@@ -9,6 +9,8 @@
 #include "bind/tensor.h"
 #include "tensor/ops.h"
 
+#define PIECE ((int64_t)1 << 30) /* multiply-adds: some hundredths of a second */
+
 /* A tensor, or a number where the tensor is empty. */
 typedef struct operand {
   moon_tensor tensor;
@@ -367,10 +369,29 @@ static moon_status as_weight(moon_tensor *out, const moon_tensor *b, moon_err *e
   return status;
 }
 
+/* y := x w^T some rows at a time (their bits do not depend on that), so that a cancel is heard. */
+static moon_status multiply(const moon_tensor *y, const moon_tensor *x, const moon_tensor *w,
+                            moon_progress *progress, moon_err *err) {
+  int64_t M = x->shape[0], per_row = w->shape[0] * w->shape[1] + 1;
+  int64_t step = PIECE / per_row > 0 ? PIECE / per_row : 1;
+  moon_status status = MOON_OK;
+  atomic_store(&progress->total, M);
+  for (int64_t first = 0; first < M && !status; first += step) {
+    int64_t n = M - first < step ? M - first : step;
+    moon_tensor rows = {0}, out = {0};
+    (void)((status = moon_progress_add(progress, n, err)) ||
+           (status = moon_tensor_narrow(&rows, x, 0, first, n, err)) ||
+           (status = moon_tensor_narrow(&out, y, 0, first, n, err)) ||
+           (status = moon_op_linear(&out, &rows, w, NULL, MOON_ARITHMETIC_F32, err)));
+    moon_tensor_release(&rows);
+    moon_tensor_release(&out);
+  }
+  return status;
+}
+
 static moon_status run_matmul(moon_task *task, moon_progress *progress, moon_err *err) {
   op_task *t = (op_task *)task;
   const moon_tensor *a = &t->a.tensor, *b = &t->b.tensor;
-  (void)progress;
   moon_tensor x = {0}, w = {0}, y = {0};
   moon_status status = as_matrix(&x, a, MOON_F32, err);
   if (!status)
@@ -384,7 +405,7 @@ static moon_status run_matmul(moon_task *task, moon_progress *progress, moon_err
   if (!status)
     status = moon_tensor_new(&y, moon_tensor_device(a), MOON_F32, full, 2, err);
   if (!status)
-    status = moon_op_linear(&y, &x, &w, NULL, MOON_ARITHMETIC_F32, err);
+    status = multiply(&y, &x, &w, progress, err);
   if (!status)
     status = moon_tensor_reshape(&t->out, &y, shape, rank, err);
   moon_tensor_release(&x);

@@ -58,7 +58,7 @@ static void drop_load(moon_task *task) {
 static int load_tokenizer(lua_State *L) {
   static const l_job_kind kind = {"load_tokenizer", sizeof(load_task), run_load,
                                   push_load,        drop_load,         .soft = true};
-  const char *path = luaL_checkstring(L, 1);
+  const char *path = l_path_check(L, 1);
   load_task *t = l_job_new(L, &kind);
   t->path = strdup(path);
   if (!t->path)

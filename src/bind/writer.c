@@ -110,7 +110,7 @@ static size_t count_pairs(lua_State *L, int index) {
 
 /* core.writer(path, plans, metadata) -> Writer; plans as read_plan says */
 static int writer_new(lua_State *L) {
-  const char *path = luaL_checkstring(L, 1);
+  const char *path = l_path_check(L, 1);
   luaL_checktype(L, 2, LUA_TTABLE);
   luaL_checktype(L, 3, LUA_TTABLE);
   size_t n = (size_t)luaL_len(L, 2), n_metadata = count_pairs(L, 3);
@@ -387,7 +387,8 @@ static int writer_publish(lua_State *L) {
                                   .drop = drop_end,
                                   .soft = true};
   moon_writer *writer = check(L)->writer;
-  const char *path = luaL_optstring(L, 2, NULL), *text = path ? luaL_checkstring(L, 3) : NULL;
+  const char *path = lua_isnoneornil(L, 2) ? NULL : l_path_check(L, 2),
+             *text = path ? luaL_checkstring(L, 3) : NULL;
   end_task *t = l_job_new(L, &kind);
   t->writer = moon_writer_retain(writer);
   if (path) {

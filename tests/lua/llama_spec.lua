@@ -151,6 +151,11 @@ describe("load_model", function()
     assert.equal("EFORMAT", code)
   end)
 
+  it("does not cut a path", function()
+    assert.error_matches(function() ms.load_model(fixtures.model_path .. "\0x") end, "without a zero byte")
+    assert.error_matches(function() ms.open(fixtures.sae_path .. "\0x") end, "without a zero byte")
+  end)
+
   it("throws for an option that it does not have", function()
     assert.error_matches(function() ms.load_model(fixtures.model_path, { devise = "cpu" }) end,
       "load_model: unknown option devise, expected context, device, precision")

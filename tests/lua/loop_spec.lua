@@ -37,6 +37,14 @@ describe("loop.run", function()
     assert.same({ "first", "after 20", "after 40", "after 60" }, order)
   end)
 
+  it("refuses to wait for what never comes", function()
+    assert.error_matches(function() loop.run(coroutine.yield) end, "a task yielded by itself")
+    for _, ms_ in ipairs { -1, 0 / 0, "x" } do
+      assert.error_matches(function() loop.run(loop.sleep, ms_) end, "expected milliseconds from 0")
+    end
+    loop.run(loop.sleep, 1.5)
+  end)
+
   it("lets others run while a task awaits a job", function()
     local ticks, product = 0, nil
     loop.run(function()
