@@ -17,8 +17,6 @@ lua-luv           the event loop
 libedit-dev       line editing at the prompt
 libjansson-dev    JSON in the core: headers, config, tokenizer
 libpcre2-dev      the tokenizer's split pattern
-libminizip-dev    the zip layer of .pth files
-zlib1g-dev        what minizip stands on
 libssl-dev        sha256
 LIST
 }
