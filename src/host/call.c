@@ -2,11 +2,13 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
+#include <time.h>
 
 #include "host/host.h"
 
 static lua_State *volatile running; /* what Ctrl-C raises an error in; NULL: it wakes wake_fd */
 static volatile sig_atomic_t wake_fd, interrupted;
+static volatile time_t interrupted_at; /* seconds of the monotonic clock */
 
 static void raise_interrupt(lua_State *L, lua_Debug *ar) {
   (void)ar;
@@ -22,11 +24,26 @@ static void set_handler(void (*handler)(int)) {
   sigaction(SIGTERM, &action, NULL);
 }
 
-/* A signal handler may do no more than set a hook: the next Lua instruction raises the error. A
- * second Ctrl-C before the call has ended ends the process. */
-static void on_interrupt(int signal_number) {
+static time_t monotonic_seconds(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec;
+}
+
+/* The process ends at once, except within the first seconds after the first signal: one press may
+ * come twice (to a process and to its group), and what was interrupted shall clean up. */
+static void on_further_interrupt(int signal_number) {
+  if (monotonic_seconds() - interrupted_at < 2)
+    return;
   set_handler(SIG_DFL);
+  raise(signal_number);
+}
+
+/* A signal handler may do no more than set a hook: the next Lua instruction raises the error. */
+static void on_interrupt(int signal_number) {
   interrupted = signal_number;
+  interrupted_at = monotonic_seconds();
+  set_handler(on_further_interrupt);
   if (running)
     lua_sethook(running, raise_interrupt, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT,
                 1);
@@ -58,7 +75,8 @@ int host_call(lua_State *L, int n_args, int n_results) {
   interrupted = 0;
   set_handler(on_interrupt);
   int status = lua_pcall(L, n_args, n_results, function);
-  set_handler(SIG_DFL);
+  if (!interrupted)
+    set_handler(SIG_DFL);
   lua_sethook(L, NULL, 0, 0); /* of a signal that came after the last instruction */
   lua_remove(L, function);
   return status;

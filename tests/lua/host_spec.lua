@@ -147,6 +147,31 @@ describe("Ctrl-C", function()
     assert.truthy(result.out:find("moonscope.Job (closed)", 1, true))
   end)
 
+  it("twice at once is like once: what was interrupted can clean up", function()
+    local result = interrupted [[
+      local uv = require "luv"
+      local cleaning <close> = setmetatable({}, { __close = function()
+        uv.kill(uv.os_getpid(), "sigint")
+        print " cleaned up"
+      end })
+      ready()
+      while true do end]]
+    assert.equal("ready cleaned up\n", result.out)
+  end)
+
+  it("ends the process when it comes again later", function()
+    local result = run([[
+      local uv = require "luv"
+      pcall(function()
+        io.write "ready" io.flush()
+        while true do end
+      end)
+      uv.sleep(2100)
+      uv.kill(uv.os_getpid(), "sigint")
+      while true do end]], {}, { interrupt_at = "ready" })
+    assert.equal(2, result.signal)
+  end)
+
   it("ends the loop while it sleeps, while it waits for a job, and while a task runs", function()
     interrupted [[loop.run(function() ready() loop.sleep(600000) end)]]
     interrupted [[loop.run(function() local last, others = line_of_work() ready() job.await(last) end)]]
