@@ -24,7 +24,8 @@ while [ $# -gt 0 ]; do
   esac
   shift 2
 done
-mkdir -p "$logs" && logs=$(cd "$logs" && pwd) || stop "$logs: cannot be made"
+mkdir -p "$logs" || exit 1
+logs=$(cd "$logs" && pwd)
 cd "$here" || exit 1
 
 # What this machine has
@@ -36,20 +37,22 @@ echo "glibc      needs $needed, found $found"
 [ "$(printf '%s\n' "$needed" "$found" | sort -V | head -1)" = "$needed" ] ||
   stop "glibc $found is older than $needed: make the bundle on an older system"
 
-# Folders that may hold cuBLAS 13: what the linker knows, toolkits, Python packages of NVIDIA.
+# Folders that may hold cuBLAS 13: what the caller says, what the linker knows, toolkits, Python packages.
 cublas_folders() {
+  tr : '\n' <<<"$callers_path"
   ldconfig -p 2>/dev/null | sed -n 's/.*libcublasLt\.so\.13 .* => \(.*\)\/[^/]*$/\1/p'
   printf '%s\n' /usr/local/cuda*/lib64 /usr/local/cuda*/targets/x86_64-linux/lib
   python3 -c 'import sys; print("\n".join(p + "/nvidia/cu13/lib\n" + p + "/nvidia/cublas/lib" for p in sys.path if p))' 2>/dev/null
 }
 
+callers_path=${LD_LIBRARY_PATH:-}
 take_cublas() {
   local folder
   while read -r folder; do
     if [ -e "$folder/libcublasLt.so.13" ] && [ -e "$folder/libcublas.so.13" ]; then
       echo "cublas     $(readlink -f "$folder/libcublas.so.13")"
       echo "cublasLt   $(readlink -f "$folder/libcublasLt.so.13")"
-      export LD_LIBRARY_PATH=$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+      export LD_LIBRARY_PATH=$folder${callers_path:+:$callers_path}
       return
     fi
   done < <(cublas_folders)
@@ -131,9 +134,9 @@ RESERVE_S=0
 with_rates=() with_torch=()
 # shellcheck disable=SC2016 # the inner shell's
 step "rates" 60 sh -c 'bin/rates "$1" >"$2"' sh "$device" "$logs/rates.json" && with_rates=(--rates "$logs/rates.json")
-if python3 -c 'import torch' 2>/dev/null; then
+if LD_LIBRARY_PATH=$callers_path python3 -c 'import torch' 2>/dev/null; then
   # shellcheck disable=SC2016
-  step "PyTorch" 60 sh -c 'python3 tests/gpu/torch_peer.py "$1" >"$2"' sh "$device" "$logs/torch.json" &&
+  step "PyTorch" 60 env LD_LIBRARY_PATH="$callers_path" sh -c 'python3 tests/gpu/torch_peer.py "$1" >"$2"' sh "$device" "$logs/torch.json" &&
     with_torch=(--torch "$logs/torch.json")
 else
   note skipped "PyTorch" "python3 has no torch"
@@ -143,8 +146,7 @@ fi
 roomy_folder() {
   local folder
   for folder in "${TMPDIR:-}" /dev/shm /tmp /var/tmp "$logs"; do
-    [ -d "$folder" ] && [ -w "$folder" ] || continue
-    [ "$(df --output=avail -k "$folder" | tail -1)" -gt 18000000 ] && echo "$folder" && return
+    [ -w "$folder" ] && [ "$(df --output=avail -k "$folder" | tail -1)" -gt 18000000 ] && echo "$folder" && return
   done
   return 1
 }
