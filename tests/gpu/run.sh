@@ -72,6 +72,7 @@ echo
 # Steps
 
 LIMIT_S=580 RESERVE_S=0
+export OMP_WAIT_POLICY=passive # CPU threads that wait take no core from one another
 results=() failed=0
 
 note() { # note RESULT NAME DETAIL
