@@ -33,8 +33,6 @@ moon_status start_device(cuda_device *d, moon_err *err) {
     TRY(check_cuda(d, cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "start", 0,
                    err));
   TRY(start_staging(d, err));
-  if (!d->cublas && cublasLtCreate(&d->cublas) != CUBLAS_STATUS_SUCCESS)
-    return moon_fail(err, MOON_EDEVICE, "%s: cuBLASLt does not start", d->name);
   d->started = true;
   return MOON_OK;
 }

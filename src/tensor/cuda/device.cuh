@@ -8,7 +8,6 @@
 #ifndef MOON_TENSOR_CUDA_DEVICE_CUH
 #define MOON_TENSOR_CUDA_DEVICE_CUH
 
-#include <cublasLt.h>
 #include <cuda_runtime.h>
 #include <pthread.h>
 
@@ -45,23 +44,18 @@ struct staging {
   size_t used; /* bytes of the current slot */
 };
 
-/* How a product of these dims is done, found once (matmul.cu). */
-struct product {
-  int64_t K, N;
-  cublasLtMatmulAlgo_t algorithm;
-  product *next;
-};
+struct product; /* cublas.cu */
 
 struct cuda_device {
   moon_device base;
   int index;
   char name[16];
-  bool started; /* stream, staging and cublas are there */
+  bool started; /* stream and staging are there */
   cudaStream_t stream;
   pool memory;
   staging upload;
-  cublasLtHandle_t cublas;
-  product *products;
+  void *cublas;      /* its handle, from the first product on */
+  product *products; /* algorithms that were chosen */
   void *scratch; /* of the operation that runs now */
   size_t scratch_size;
 };
@@ -86,6 +80,11 @@ moon_status cuda_sync(moon_device *device, moon_err *err);
 /* Device memory of the calling operation until the next one asks. */
 moon_status take_scratch(cuda_device *d, size_t size, void **data, moon_err *err);
 moon_status start_staging(cuda_device *d, moon_err *err);
+
+/* out [M][N] := x [M][K] w [N][K]^T, all row-major; x and w in bf16, out f32; rows begin at multiples
+ * of 16 bytes (cublas.cu). */
+moon_status cublas_product(cuda_device *d, float *out, const void *x, const void *w, int64_t M,
+                           int64_t N, int64_t K, moon_err *err);
 
 /* device.cu */
 moon_status start_device(cuda_device *d, moon_err *err);

@@ -4,17 +4,14 @@
  * never by M, so that a row has the same bits whatever stands beside it:
  *
  * - BF16 arithmetic with a bf16 weight: x is rounded to bf16 and cuBLASLt multiplies on the tensor
- *   cores with f32 sums. Its algorithm is asked for once per (K, N), for ALGORITHM_ROWS rows,
- *   without a workspace and without a reduction over parts of K, and is kept, also for one row.
+ *   cores (cublas.cu).
  * - Everything else: own kernels. A warp owns a few columns and rows; lane l sums the elements
  *   8 l .. 8 l + 7 of every 256 along K in order, and a tree adds the lanes. How many rows and
  *   columns a warp owns changes what is loaded how often, not the order of a sum.
  */
-#include <stdlib.h>
-
 #include "tensor/cuda/kernel.cuh"
 
-enum { ALGORITHM_ROWS = 512, N_CANDIDATES = 8, VECTOR = 8, CHUNK = WARP * VECTOR };
+enum { VECTOR = 8, CHUNK = WARP * VECTOR };
 
 /* Own kernels */
 
@@ -125,130 +122,7 @@ static moon_status dot(const dot_call *c, moon_err *err) {
   return run_dot<T, true, 8, 4>(c, err);
 }
 
-/* cuBLASLt */
-
-static moon_status check_cublas(const cuda_device *d, cublasStatus_t status, moon_err *err) {
-  if (status == CUBLAS_STATUS_SUCCESS)
-    return MOON_OK;
-  return moon_fail(err, status == CUBLAS_STATUS_ALLOC_FAILED ? MOON_ENOMEM : MOON_EDEVICE,
-                   "%s: linear: cuBLASLt fails with status %d", d->name, (int)status);
-}
-
-/* A row-major [rows][columns] is column-major [columns][rows], which is how cuBLAS thinks:
- * out^T = w x^T. */
-struct plan {
-  cublasLtMatmulDesc_t operation;
-  cublasLtMatrixLayout_t w, x, out;
-};
-
-static void free_plan(plan *p) {
-  if (p->operation)
-    cublasLtMatmulDescDestroy(p->operation);
-  cublasLtMatrixLayout_t layouts[] = {p->w, p->x, p->out};
-  for (int i = 0; i < 3; i++)
-    if (layouts[i])
-      cublasLtMatrixLayoutDestroy(layouts[i]);
-}
-
-static cublasStatus_t make_plan(plan *p, int64_t M, int64_t N, int64_t K) {
-  cublasOperation_t transposed = CUBLAS_OP_T;
-  cublasStatus_t s;
-  if ((s = cublasLtMatmulDescCreate(&p->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F)) ||
-      (s = cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
-                                          sizeof transposed)) ||
-      (s = cublasLtMatrixLayoutCreate(&p->w, CUDA_R_16BF, (uint64_t)K, (uint64_t)N, K)) ||
-      (s = cublasLtMatrixLayoutCreate(&p->x, CUDA_R_16BF, (uint64_t)K, (uint64_t)M, K)))
-    return s;
-  return cublasLtMatrixLayoutCreate(&p->out, CUDA_R_32F, (uint64_t)N, (uint64_t)M, N);
-}
-
-/* No split of K, whose parts would be added in an order of their own. */
-static bool keeps_order(const cublasLtMatmulAlgo_t *algorithm) {
-  int32_t parts = 0;
-  uint32_t reduction = 0;
-  size_t written;
-  return !cublasLtMatmulAlgoConfigGetAttribute(algorithm, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &parts,
-                                               sizeof parts, &written) &&
-         !cublasLtMatmulAlgoConfigGetAttribute(algorithm, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME,
-                                               &reduction, sizeof reduction, &written) &&
-         parts <= 1 && reduction == CUBLASLT_REDUCTION_SCHEME_NONE;
-}
-
-static cublasStatus_t ask_for_algorithm(cuda_device *d, product *out, const plan *p,
-                                        cublasLtMatmulPreference_t wishes) {
-  const size_t no_workspace = 0;
-  const uint32_t no_reduction = CUBLASLT_REDUCTION_SCHEME_NONE, alignment = 16;
-  cublasLtMatmulHeuristicResult_t found[N_CANDIDATES];
-  int n = 0;
-  cublasStatus_t s;
-  if ((s = cublasLtMatmulPreferenceSetAttribute(wishes, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                                &no_workspace, sizeof no_workspace)) ||
-      (s = cublasLtMatmulPreferenceSetAttribute(wishes, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-                                                &no_reduction, sizeof no_reduction)) ||
-      (s = cublasLtMatmulPreferenceSetAttribute(wishes, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
-                                                &alignment, sizeof alignment)) ||
-      (s = cublasLtMatmulPreferenceSetAttribute(wishes, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
-                                                &alignment, sizeof alignment)) ||
-      (s = cublasLtMatmulPreferenceSetAttribute(wishes, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
-                                                &alignment, sizeof alignment)) ||
-      (s = cublasLtMatmulAlgoGetHeuristic(d->cublas, p->operation, p->w, p->x, p->out, p->out,
-                                          wishes, N_CANDIDATES, found, &n)))
-    return s;
-  for (int i = 0; i < n; i++)
-    if (found[i].state == CUBLAS_STATUS_SUCCESS && keeps_order(&found[i].algo)) {
-      out->algorithm = found[i].algo;
-      return CUBLAS_STATUS_SUCCESS;
-    }
-  return CUBLAS_STATUS_NOT_SUPPORTED;
-}
-
-static cublasStatus_t choose_algorithm(cuda_device *d, product *out) {
-  plan p = {};
-  cublasLtMatmulPreference_t wishes = NULL;
-  cublasStatus_t s = make_plan(&p, ALGORITHM_ROWS, out->N, out->K);
-  if (!s)
-    s = cublasLtMatmulPreferenceCreate(&wishes);
-  if (!s)
-    s = ask_for_algorithm(d, out, &p, wishes);
-  if (wishes)
-    cublasLtMatmulPreferenceDestroy(wishes);
-  free_plan(&p);
-  return s;
-}
-
-static moon_status find_product(product **out, cuda_device *d, int64_t K, int64_t N,
-                                moon_err *err) {
-  for (product *p = d->products; p; p = p->next)
-    if (p->K == K && p->N == N)
-      return *out = p, MOON_OK;
-  product *p = (product *)calloc(1, sizeof *p);
-  if (!p)
-    return moon_fail(err, MOON_ENOMEM, "linear: no memory");
-  p->K = K;
-  p->N = N;
-  moon_status status = check_cublas(d, choose_algorithm(d, p), err);
-  if (status) {
-    free(p);
-    return status;
-  }
-  p->next = d->products;
-  *out = d->products = p;
-  return MOON_OK;
-}
-
-static moon_status multiply(cuda_device *d, const dot_call *c, const bf16 *x, moon_err *err) {
-  const float one = 1, zero = 0;
-  plan p = {};
-  product *chosen = NULL;
-  TRY(find_product(&chosen, d, c->K, c->N, err));
-  TRY(check_cuda(d, cudaSetDevice(d->index), "linear", 0, err));
-  cublasStatus_t s = make_plan(&p, c->M, c->N, c->K);
-  if (!s)
-    s = cublasLtMatmul(d->cublas, p.operation, &one, c->w, p.w, x, p.x, &zero, c->out, p.out,
-                       c->out, p.out, &chosen->algorithm, NULL, 0, d->stream);
-  free_plan(&p);
-  return check_cublas(d, s, err);
-}
+/* The tensor cores */
 
 static __global__ void bias_kernel(float *out, const void *bias, moon_dtype dtype, int64_t N,
                                    int64_t n) {
@@ -278,7 +152,7 @@ static moon_status linear_on_tensor_cores(const dot_call *c, moon_err *err) {
   int64_t n = c->M * c->N;
   void *x;
   TRY(round_activations<bf16>(c, &x, err));
-  TRY(multiply(c->device, c, (const bf16 *)x, err));
+  TRY(cublas_product(c->device, c->out, x, c->w, c->M, c->N, c->K, err));
   if (!c->bias)
     return MOON_OK;
   return launch(c->device, "linear", err, bias_kernel, blocks_for(n, THREADS), THREADS, 0, c->out,
