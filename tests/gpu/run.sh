@@ -83,7 +83,7 @@ note() { # note RESULT NAME DETAIL
 # step NAME SECONDS COMMAND...: in its own log; the seconds are a limit.
 step() {
   local name=$1 limit=$2 left=$((LIMIT_S - RESERVE_S - SECONDS + start)) began=$SECONDS code
-  local log=$logs/${name// /_}.log
+  local log=$logs/${name//[, ]/_}.log why
   shift 2
   if [ $left -lt 5 ]; then
     note "NOT RUN" "$name" "out of time"
@@ -100,7 +100,8 @@ step() {
   if [ $code = 124 ]; then
     note FAILED "$name" "did not end in time, see $log"
   else
-    note FAILED "$name" "code $code, see $log: $(grep -m1 -iE 'fail|error|moonscope:' "$log" | cut -c1-160)"
+    why=$(grep -m1 -iE 'fail|error|moonscope:' "$log" || tail -1 "$log")
+    note FAILED "$name" "code $code, see $log: ${why:0:160}"
   fi
   return 1
 }
