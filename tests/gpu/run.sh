@@ -37,7 +37,7 @@ echo "glibc      needs $needed, found $found"
 [ "$(printf '%s\n' "$needed" "$found" | sort -V | head -1)" = "$needed" ] ||
   stop "glibc $found is older than $needed: make the bundle on an older system"
 
-# Folders that may hold cuBLAS 13: what the caller says, what the linker knows, toolkits, Python packages.
+# Folders that may hold cuBLASLt 13, which is all of cuBLAS that the plugin opens: what the caller says, what the linker knows, toolkits, Python packages.
 cublas_folders() {
   tr : '\n' <<<"$callers_path"
   ldconfig -p 2>/dev/null | sed -n 's/.*libcublasLt\.so\.13 .* => \(.*\)\/[^/]*$/\1/p'
@@ -49,14 +49,13 @@ callers_path=${LD_LIBRARY_PATH:-}
 take_cublas() {
   local folder
   while read -r folder; do
-    if [ -e "$folder/libcublasLt.so.13" ] && [ -e "$folder/libcublas.so.13" ]; then
-      echo "cublas     $(readlink -f "$folder/libcublas.so.13")"
+    if [ -e "$folder/libcublasLt.so.13" ]; then
       echo "cublasLt   $(readlink -f "$folder/libcublasLt.so.13")"
       export LD_LIBRARY_PATH=$folder${callers_path:+:$callers_path}
       return
     fi
   done < <(cublas_folders)
-  echo "cublas     13 not found; set LD_LIBRARY_PATH to its folder if it is there"
+  echo "cublasLt   13 not found; set LD_LIBRARY_PATH to its folder if it is there"
 }
 
 if [ "$device" != cpu ]; then

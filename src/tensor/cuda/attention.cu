@@ -136,6 +136,7 @@ __device__ __forceinline__ void score_tile(float *scores, const float *q, const 
 #pragma unroll
   for (int i = 0; i < QUERIES; i++)
     scores[i] = 0;
+#pragma unroll 2
   for (int d = 0; d < padded; d += 4) {
     float4 b = *(const float4 *)(k + d);
 #pragma unroll
@@ -175,6 +176,7 @@ __device__ __forceinline__ void attend_tile(state<QUERIES, SLOTS> *s, const shar
       s->y[i][j] *= correction;
   }
   __syncwarp();
+#pragma unroll 2
   for (int key = 0; key < TILE; key++) {
     float v[SLOTS];
 #pragma unroll
@@ -232,7 +234,7 @@ __device__ __forceinline__ int64_t place_of_query(const attention_call &c, int64
 /* Many rows. Grid (queries, kv heads): a block owns WARPS * QUERIES queries; those with the most
  * keys begin first. */
 template <typename T, int QUERIES, int SLOTS>
-static __global__ void __launch_bounds__(THREADS) attention_kernel(attention_call c) {
+static __global__ void __launch_bounds__(THREADS, 2) attention_kernel(attention_call c) {
   DYNAMIC_SHARED(float, shared);
   shared_tiles tiles = split_shared(shared, c, QUERIES);
   int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP;
@@ -335,9 +337,9 @@ template <typename T>
 static moon_status attend_dtype(cuda_device *d, attention_call *c, int64_t n_kv_heads,
                                 moon_err *err) {
   if (c->d_head <= 64)
-    return attend<T, 8, 2>(d, c, n_kv_heads, err);
+    return attend<T, 4, 2>(d, c, n_kv_heads, err);
   if (c->d_head <= 128)
-    return attend<T, 8, 4>(d, c, n_kv_heads, err);
+    return attend<T, 4, 4>(d, c, n_kv_heads, err);
   return attend<T, 2, MOST_D_HEAD / WARP>(d, c, n_kv_heads, err);
 }
 
