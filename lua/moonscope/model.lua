@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: MIT
 ---Loading a Llama with its tokenizer.
 local core = require "moonscope.core"
-local await = require("moonscope.job").await
+local job = require "moonscope.job"
 local options = require "moonscope.options"
 local tokenizer = require "moonscope.tokenizer"
 
@@ -28,7 +28,7 @@ end
 function M.load_model(path, opts)
   opts = options.check("load_model", opts, OPTIONS)
   local model, message, code =
-    await(core.load_llama(path, opts.device or "auto", opts.precision or "fast", opts.context or 0))
+    job.insist(core.load_llama, path, opts.device or "auto", opts.precision or "fast", opts.context or 0)
   if not model then return nil, message, code end
   local fields = core.fields(model)
   fields.path, fields.config = path, model:_config()

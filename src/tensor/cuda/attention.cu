@@ -4,9 +4,9 @@
  * the matrix of scores in memory.
  *
  * The keys of a head are cut into runs of RUN, always at the same places. Within a run a softmax
- * goes over tiles of 32 keys, correcting what it has when a larger score comes; runs are then merged
- * in order. So the order of every sum depends on the position alone, and it is the same in both
- * ways of sharing the work:
+ * goes over tiles of 32 keys, correcting what it has when a larger score comes; runs are then
+ * merged in order. So the order of every sum depends on the position alone, and it is the same in
+ * both ways of sharing the work:
  *
  * - few rows (decode): a block per run writes the run's part to memory, and a second kernel merges
  *   them. Bound by reading the cache once.
@@ -21,8 +21,8 @@
 enum { TILE = WARP, RUN = 256, WARPS = THREADS / WARP, FEW_ROWS = 16, MOST_D_HEAD = 512 };
 
 struct attention_call {
-  float *out;     /* [n_tok][n_heads][d_head] */
-  const float *q; /* the same */
+  float *out;        /* [n_tok][n_heads][d_head] */
+  const float *q;    /* the same */
   const void *k, *v; /* [n_kv_heads][n_ctx][d_head] */
   const int32_t *positions;
   float *parts; /* few rows: [n_tok][n_heads][n_runs][d_head + 2]: weighted v, top, sum */
@@ -95,8 +95,8 @@ __device__ __forceinline__ shared_tiles split_shared(float *shared, const attent
 
 /* Rows first .. first + TILE - 1 of one head's cache; zeros beyond `end` and beyond d_head. */
 template <typename T>
-__device__ static void load_tile(float *to, int stride, const T *cache, int first, int end, int d_head,
-                                 int padded) {
+__device__ static void load_tile(float *to, int stride, const T *cache, int first, int end,
+                                 int d_head, int padded) {
   if (d_head % 8 == 0) {
     for (int i = (int)threadIdx.x; i < TILE * d_head / 8; i += THREADS) {
       int row = i / (d_head / 8), column = i % (d_head / 8) * 8;
@@ -131,8 +131,7 @@ __device__ static void load_queries(float *to, const attention_call &c, int64_t 
  * the key. d runs upward. */
 template <int QUERIES>
 __device__ __forceinline__ void score_tile(float *scores, const float *q, const float *k,
-                                           int padded, float scale, int key,
-                                           const int *n_keys) {
+                                           int padded, float scale, int key, const int *n_keys) {
 #pragma unroll
   for (int i = 0; i < QUERIES; i++)
     scores[i] = 0;
@@ -156,8 +155,7 @@ __device__ __forceinline__ void score_tile(float *scores, const float *q, const 
 /* The tile that begins at key `first`, into the state of its run. */
 template <int QUERIES, int SLOTS>
 __device__ __forceinline__ void attend_tile(state<QUERIES, SLOTS> *s, const shared_tiles &tiles,
-                                            const attention_call &c, int first,
-                                            const int *n_keys) {
+                                            const attention_call &c, int first, const int *n_keys) {
   int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP;
   float *weights = tiles.weights + warp * TILE * QUERIES;
   float scores[QUERIES];
@@ -348,9 +346,10 @@ static moon_status attention(const moon_tensor *out, const moon_tensor *q, const
                              moon_err *err) {
   int64_t n_kv_heads = k->shape[0], d_head = q->shape[2];
   if (d_head > MOST_D_HEAD || n_kv_heads > 65535)
-    return moon_fail(err, MOON_ESHAPE, "attention: found d_head %lld and %lld kv heads, expected at "
-                     "most %d and 65535 on a GPU", (long long)d_head, (long long)n_kv_heads,
-                     MOST_D_HEAD);
+    return moon_fail(err, MOON_ESHAPE,
+                     "attention: found d_head %lld and %lld kv heads, expected at "
+                     "most %d and 65535 on a GPU",
+                     (long long)d_head, (long long)n_kv_heads, MOST_D_HEAD);
   attention_call c = {};
   c.out = (float *)moon_tensor_data(out);
   c.q = (const float *)moon_tensor_data(q);

@@ -134,8 +134,9 @@ __device__ inline uint64_t to_whole(wide v, uint64_t low, uint64_t high) {
 __device__ inline void store_wide(moon_dtype dtype, void *p, int64_t i, wide v) {
   switch (dtype) {
     case MOON_F64:
-      ((double *)p)[i] =
-          !v.whole ? v.number : v.negative ? -(double)v.magnitude : (double)v.magnitude;
+      ((double *)p)[i] = !v.whole     ? v.number
+                         : v.negative ? -(double)v.magnitude
+                                      : (double)v.magnitude;
       return;
     case MOON_F32:
       ((float *)p)[i] = (float)narrow(v);

@@ -44,9 +44,9 @@ static moon_status open_library(moon_err *err) {
     return MOON_OK;
   if (!library)
     return moon_fail(err, MOON_EDEVICE, "linear: %s", dlerror());
-#define X(name)                                          \
-  *(void **)&lt.name = dlsym(library, #name);            \
-  if (!lt.name)                                          \
+#define X(name)                               \
+  *(void **)&lt.name = dlsym(library, #name); \
+  if (!lt.name)                               \
     return moon_fail(err, MOON_EDEVICE, "linear: %s", dlerror());
   FUNCTIONS(X)
 #undef X
@@ -97,7 +97,7 @@ static cublasStatus_t make_plan(plan *p, int64_t M, int64_t N, int64_t K) {
   cublasStatus_t s;
   if ((s = lt.cublasLtMatmulDescCreate(&p->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F)) ||
       (s = lt.cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
-                                          sizeof transposed)) ||
+                                             sizeof transposed)) ||
       (s = lt.cublasLtMatrixLayoutCreate(&p->w, CUDA_R_16BF, (uint64_t)K, (uint64_t)N, K)) ||
       (s = lt.cublasLtMatrixLayoutCreate(&p->x, CUDA_R_16BF, (uint64_t)K, (uint64_t)M, K)))
     return s;
@@ -109,10 +109,10 @@ static bool keeps_order(const cublasLtMatmulAlgo_t *algorithm) {
   int32_t parts = 0;
   uint32_t reduction = 0;
   size_t written;
-  return !lt.cublasLtMatmulAlgoConfigGetAttribute(algorithm, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &parts,
-                                               sizeof parts, &written) &&
+  return !lt.cublasLtMatmulAlgoConfigGetAttribute(algorithm, CUBLASLT_ALGO_CONFIG_SPLITK_NUM,
+                                                  &parts, sizeof parts, &written) &&
          !lt.cublasLtMatmulAlgoConfigGetAttribute(algorithm, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME,
-                                               &reduction, sizeof reduction, &written) &&
+                                                  &reduction, sizeof reduction, &written) &&
          parts <= 1 && reduction == CUBLASLT_REDUCTION_SCHEME_NONE;
 }
 
@@ -124,17 +124,18 @@ static cublasStatus_t ask_for_algorithm(cuda_device *d, product *out, const plan
   int n = 0;
   cublasStatus_t s;
   if ((s = lt.cublasLtMatmulPreferenceSetAttribute(wishes, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                                &no_workspace, sizeof no_workspace)) ||
-      (s = lt.cublasLtMatmulPreferenceSetAttribute(wishes, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-                                                &no_reduction, sizeof no_reduction)) ||
-      (s = lt.cublasLtMatmulPreferenceSetAttribute(wishes, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
-                                                &alignment, sizeof alignment)) ||
-      (s = lt.cublasLtMatmulPreferenceSetAttribute(wishes, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
-                                                &alignment, sizeof alignment)) ||
-      (s = lt.cublasLtMatmulPreferenceSetAttribute(wishes, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
-                                                &alignment, sizeof alignment)) ||
-      (s = lt.cublasLtMatmulAlgoGetHeuristic((cublasLtHandle_t)d->cublas, p->operation, p->w, p->x, p->out, p->out,
-                                          wishes, N_CANDIDATES, found, &n)))
+                                                   &no_workspace, sizeof no_workspace)) ||
+      (s = lt.cublasLtMatmulPreferenceSetAttribute(wishes,
+                                                   CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                                   &no_reduction, sizeof no_reduction)) ||
+      (s = lt.cublasLtMatmulPreferenceSetAttribute(
+           wishes, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &alignment, sizeof alignment)) ||
+      (s = lt.cublasLtMatmulPreferenceSetAttribute(
+           wishes, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &alignment, sizeof alignment)) ||
+      (s = lt.cublasLtMatmulPreferenceSetAttribute(
+           wishes, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &alignment, sizeof alignment)) ||
+      (s = lt.cublasLtMatmulAlgoGetHeuristic((cublasLtHandle_t)d->cublas, p->operation, p->w, p->x,
+                                             p->out, p->out, wishes, N_CANDIDATES, found, &n)))
     return s;
   for (int i = 0; i < n; i++)
     if (found[i].state == CUBLAS_STATUS_SUCCESS && keeps_order(&found[i].algo)) {
@@ -188,8 +189,8 @@ moon_status cublas_product(cuda_device *d, float *out, const void *x, const void
   TRY(find_product(&chosen, d, K, N, err));
   cublasStatus_t s = make_plan(&p, M, N, K);
   if (!s)
-    s = lt.cublasLtMatmul((cublasLtHandle_t)d->cublas, p.operation, &one, w, p.w, x, p.x, &zero, out,
-                          p.out, out, p.out, &chosen->algorithm, NULL, 0, d->stream);
+    s = lt.cublasLtMatmul((cublasLtHandle_t)d->cublas, p.operation, &one, w, p.w, x, p.x, &zero,
+                          out, p.out, out, p.out, &chosen->algorithm, NULL, 0, d->stream);
   free_plan(&p);
   return check_cublas(d, s, err);
 }

@@ -62,8 +62,9 @@ static moon_status count_devices(int *n, moon_err *err) {
   if (driver == 0)
     return moon_fail(err, MOON_EDEVICE, "no NVIDIA driver is installed");
   if (code == cudaErrorInsufficientDriver)
-    return moon_fail(err, MOON_EDEVICE, "the NVIDIA driver is for CUDA %d.%d, expected %d or newer",
-                     driver / 1000, driver % 1000 / 10, runtime / 1000);
+    return moon_fail(err, MOON_EDEVICE,
+                     "the NVIDIA driver is for CUDA %d.%d, expected %d.%d or newer", driver / 1000,
+                     driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
   return moon_fail(err, MOON_EDEVICE, "%s",
                    code == cudaSuccess ? "found no CUDA device" : cudaGetErrorString(code));
 }

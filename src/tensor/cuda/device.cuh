@@ -56,7 +56,7 @@ struct cuda_device {
   staging upload;
   void *cublas;      /* its handle, from the first product on */
   product *products; /* algorithms that were chosen */
-  void *scratch; /* of the operation that runs now */
+  void *scratch;     /* of the operation that runs now */
   size_t scratch_size;
 };
 
@@ -81,8 +81,8 @@ moon_status cuda_sync(moon_device *device, moon_err *err);
 moon_status take_scratch(cuda_device *d, size_t size, void **data, moon_err *err);
 moon_status start_staging(cuda_device *d, moon_err *err);
 
-/* out [M][N] := x [M][K] w [N][K]^T, all row-major; x and w in bf16, out f32; rows begin at multiples
- * of 16 bytes (cublas.cu). */
+/* out [M][N] := x [M][K] w [N][K]^T, all row-major; x and w in bf16, out f32; rows begin at
+ * multiples of 16 bytes (cublas.cu). */
 moon_status cublas_product(cuda_device *d, float *out, const void *x, const void *w, int64_t M,
                            int64_t N, int64_t K, moon_err *err);
 

@@ -12,7 +12,7 @@ enum { WARP = 32, THREADS = 256 };
 
 #ifdef __CUDACC__
 /* The block's dynamic shared memory. */
-#define DYNAMIC_SHARED(type, name)                                   \
+#define DYNAMIC_SHARED(type, name)                                \
   extern __shared__ __align__(16) unsigned char dynamic_shared[]; \
   type *name = (type *)dynamic_shared
 #endif

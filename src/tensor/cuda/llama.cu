@@ -12,11 +12,11 @@ static __global__ void embed_kernel(float *out, const T *table, const int32_t *i
 
 static moon_status embed(const moon_tensor *out, const moon_tensor *table, const moon_tensor *ids,
                          moon_err *err) {
-  WITH_WEIGHT(table->dtype,
-              return launch(device_of(out), "embed", err, embed_kernel<T>,
-                            dim3((unsigned)ids->shape[0]), THREADS, 0,
-                            (float *)moon_tensor_data(out), (const T *)moon_tensor_data(table),
-                            (const int32_t *)moon_tensor_data(ids), table->shape[1]));
+  WITH_WEIGHT(
+      table->dtype,
+      return launch(device_of(out), "embed", err, embed_kernel<T>, dim3((unsigned)ids->shape[0]),
+                    THREADS, 0, (float *)moon_tensor_data(out), (const T *)moon_tensor_data(table),
+                    (const int32_t *)moon_tensor_data(ids), table->shape[1]));
 }
 
 /* w x / sqrt(mean(x^2) + eps), one block per row; out may be x. */
@@ -34,11 +34,11 @@ static __global__ void rms_norm_kernel(float *out, const float *x, const T *w, i
 
 static moon_status rms_norm(const moon_tensor *out, const moon_tensor *x, const moon_tensor *w,
                             float eps, moon_err *err) {
-  WITH_WEIGHT(w->dtype, return launch(device_of(out), "rms_norm", err, rms_norm_kernel<T>,
-                                      dim3((unsigned)x->shape[0]), THREADS, 0,
-                                      (float *)moon_tensor_data(out),
-                                      (const float *)moon_tensor_data(x),
-                                      (const T *)moon_tensor_data(w), x->shape[1], eps));
+  WITH_WEIGHT(w->dtype,
+              return launch(device_of(out), "rms_norm", err, rms_norm_kernel<T>,
+                            dim3((unsigned)x->shape[0]), THREADS, 0, (float *)moon_tensor_data(out),
+                            (const float *)moon_tensor_data(x), (const T *)moon_tensor_data(w),
+                            x->shape[1], eps));
 }
 
 /* (a, b) -> (a cos - b sin, b cos + a sin) for the halves of each head; n pairs in all. */
@@ -77,12 +77,12 @@ static __global__ void kv_append_kernel(T *cache, const float *x, const int32_t 
 static moon_status kv_append(const moon_tensor *cache, const moon_tensor *x,
                              const moon_tensor *positions, moon_err *err) {
   int64_t n = x->shape[0] * x->shape[1] * x->shape[2];
-  WITH_WEIGHT(cache->dtype,
-              return launch(device_of(x), "kv_append", err, kv_append_kernel<T>,
-                            blocks_for(n, THREADS), THREADS, 0, (T *)moon_tensor_data(cache),
-                            (const float *)moon_tensor_data(x),
-                            (const int32_t *)moon_tensor_data(positions), cache->shape[0],
-                            cache->shape[1], cache->shape[2], n));
+  WITH_WEIGHT(
+      cache->dtype,
+      return launch(device_of(x), "kv_append", err, kv_append_kernel<T>, blocks_for(n, THREADS),
+                    THREADS, 0, (T *)moon_tensor_data(cache), (const float *)moon_tensor_data(x),
+                    (const int32_t *)moon_tensor_data(positions), cache->shape[0], cache->shape[1],
+                    cache->shape[2], n));
 }
 
 /* gate / (1 + exp(-gate)) * up; out may be either. */

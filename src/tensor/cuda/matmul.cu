@@ -51,7 +51,8 @@ __device__ __forceinline__ void load_part(float *out, const T *row, int64_t k, i
     out[i] = k + i < K ? to_f32(row[k + i]) : 0;
 }
 
-/* Warp w of the grid's x: columns COLUMNS w ..; the grid's y: rows ROWS y ... ROWS * COLUMNS divides
+/* Warp w of the grid's x: columns COLUMNS w ..; the grid's y: rows ROWS y ... ROWS * COLUMNS
+ * divides
  * 32. One row: bound by reading w once. Many: by shared reads of x and w out of L1. */
 template <typename T, bool ALIGNED, int ROWS, int COLUMNS>
 static __global__ void __launch_bounds__(THREADS)

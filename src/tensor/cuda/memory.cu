@@ -9,7 +9,7 @@
 
 #include "tensor/cuda/device.cuh"
 
-enum { LEAST_BITS = 9, STEP_BITS = 3 };          /* 512 bytes; eight classes per power of two */
+enum { LEAST_BITS = 9, STEP_BITS = 3 };           /* 512 bytes; eight classes per power of two */
 static const size_t SLOT_BYTES = (size_t)2 << 20; /* of pinned memory: at full speed of PCIe */
 
 /* The class of a size, and in *bytes how large its blocks are. */

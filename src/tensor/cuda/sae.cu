@@ -39,10 +39,9 @@ static __global__ void compact_kernel(int32_t *counts, int32_t *indices, float *
 static moon_status sae_compact(const moon_sparse *out, const moon_tensor *f, moon_err *err) {
   return launch(device_of(f), "sae_compact", err, compact_kernel, dim3((unsigned)out->n_rows),
                 COMPACT_THREADS, 0, (int32_t *)moon_tensor_data(&out->counts),
-                (int32_t *)moon_tensor_data(&out->indices),
-                (float *)moon_tensor_data(&out->values),
-                (const int64_t *)moon_tensor_data(&out->starts),
-                (const float *)moon_tensor_data(f), out->n_columns);
+                (int32_t *)moon_tensor_data(&out->indices), (float *)moon_tensor_data(&out->values),
+                (const int64_t *)moon_tensor_data(&out->starts), (const float *)moon_tensor_data(f),
+                out->n_columns);
 }
 
 /* b_dec + sum of value * w_dec[index], in the row's order. Block (row, stretch of d_model). */
@@ -135,13 +134,12 @@ static __global__ void axpy_kernel(float *x, const float *coefficients, const in
 
 static moon_status axpy_rows(const moon_tensor *x, const moon_tensor *coefficients,
                              const moon_tensor *rows, const moon_tensor *w, moon_err *err) {
-  WITH_WEIGHT(w->dtype,
-              return launch(device_of(x), "axpy_rows", err, axpy_kernel<T>,
-                            row_blocks(x->shape[0], x->shape[1]), THREADS, 0,
-                            (float *)moon_tensor_data(x),
-                            (const float *)moon_tensor_data(coefficients),
-                            (const int32_t *)moon_tensor_data(rows),
-                            (const T *)moon_tensor_data(w), rows->shape[0], x->shape[1]));
+  WITH_WEIGHT(w->dtype, return launch(device_of(x), "axpy_rows", err, axpy_kernel<T>,
+                                      row_blocks(x->shape[0], x->shape[1]), THREADS, 0,
+                                      (float *)moon_tensor_data(x),
+                                      (const float *)moon_tensor_data(coefficients),
+                                      (const int32_t *)moon_tensor_data(rows),
+                                      (const T *)moon_tensor_data(w), rows->shape[0], x->shape[1]));
 }
 
 void add_sae_ops(moon_ops *table) {

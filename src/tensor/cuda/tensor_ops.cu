@@ -120,10 +120,10 @@ static bool is_weight(const moon_tensor *t) {
 template <typename From>
 static moon_status convert(const moon_tensor *out, const moon_tensor *a, moon_err *err) {
   int64_t n = count_of(out);
-  WITH_WEIGHT(out->dtype, return launch(device_of(out), "copy", err, convert_kernel<T, From>,
-                                        blocks_for(n, THREADS), THREADS, 0,
-                                        (T *)moon_tensor_data(out),
-                                        (const From *)moon_tensor_data(a), n));
+  WITH_WEIGHT(
+      out->dtype,
+      return launch(device_of(out), "copy", err, convert_kernel<T, From>, blocks_for(n, THREADS),
+                    THREADS, 0, (T *)moon_tensor_data(out), (const From *)moon_tensor_data(a), n));
 }
 
 static moon_status copy(const moon_tensor *out, const moon_tensor *a, moon_err *err) {
@@ -256,9 +256,10 @@ static __global__ void softmax_kernel(float *out, const float *a, int64_t n) {
 static moon_status check_columns(const char *op, const moon_tensor *a, moon_err *err) {
   if (a->shape[1] <= UINT32_MAX && a->shape[0] <= INT32_MAX)
     return MOON_OK;
-  return moon_fail(err, MOON_ESHAPE, "%s: found %lld rows of %lld columns, expected less than 2^31 "
-                   "rows and 2^32 columns on a GPU", op, (long long)a->shape[0],
-                   (long long)a->shape[1]);
+  return moon_fail(err, MOON_ESHAPE,
+                   "%s: found %lld rows of %lld columns, expected less than 2^31 "
+                   "rows and 2^32 columns on a GPU",
+                   op, (long long)a->shape[0], (long long)a->shape[1]);
 }
 
 static moon_status reduce(moon_reduce op, const moon_tensor *out, const moon_tensor *a,

@@ -108,6 +108,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, 
   assert((uintptr_t)a % 16 == 0 && (uintptr_t)b % 16 == 0 && (uintptr_t)d % 16 == 0);
   if (host_fails())
     return CUBLAS_STATUS_ALLOC_FAILED;
+  host_begin_work();
   for (int64_t column = 0; column < d_layout->columns; column++)
     for (int64_t row = 0; row < d_layout->rows; row++) {
       float sum = 0;
@@ -115,5 +116,6 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, 
         sum += element(a, a_layout, k, row) * element(b, b_layout, k, column);
       ((float *)d)[column * d_layout->leading + row] = sum;
     }
+  host_end_work();
   return CUBLAS_STATUS_SUCCESS;
 }

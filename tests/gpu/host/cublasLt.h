@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-/* The part of cuBLASLt that src/tensor/cuda uses, on the host (cublas.cc): bf16 matrices, f32 sums. */
+/* The part of cuBLASLt that src/tensor/cuda uses, on the host (cublas.cc): bf16 matrices, f32 sums.
+ */
 #ifndef HOST_CUBLASLT_H
 #define HOST_CUBLASLT_H
 

@@ -2,9 +2,9 @@
 /*
  * CUDA on the host, for tests where there is no GPU: as much of the runtime's interface as
  * src/tensor/cuda uses. The kernels are compiled from the same source; a grid runs block by block,
- * a block's threads as coroutines that change places at barriers and warp operations only (grid.cc).
- * What it shows: index logic, missing barriers (threads run in both orders), calls that fail. What
- * it does not: races within a stretch without barriers, memory ordering, speed.
+ * a block's threads as coroutines that change places at barriers and warp operations only
+ * (grid.cc). What it shows: index logic, missing barriers (threads run in both orders), calls that
+ * fail. What it does not: races within a stretch without barriers, memory ordering, speed.
  */
 #ifndef HOST_CUDA_RUNTIME_H
 #define HOST_CUDA_RUNTIME_H
@@ -16,14 +16,13 @@
 #define __global__
 #define __device__
 #define __forceinline__ inline
-#define __shared__ static
+#define __shared__      static
 #define __launch_bounds__(...)
 #define DYNAMIC_SHARED(type, name) type *name = (type *)host_dynamic_shared
 
 struct dim3 {
   unsigned x, y, z;
-  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {
-  }
+  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
 struct float4 {
   float x, y, z, w;
@@ -71,8 +70,15 @@ static inline unsigned atomicAdd(unsigned *at, unsigned n) {
   return before;
 }
 
-/* The runtime. MOONSCOPE_FAIL=n lets the n-th call that allocates or launches fail for lack of
- * memory, once; MOONSCOPE_DEVICE_BYTES is how much memory the device has (64 MiB). */
+/*
+ * The runtime. The environment says what it is like:
+ *   MOONSCOPE_FAIL=n           the n-th call from now on that allocates or launches lacks memory
+ *   MOONSCOPE_DEVICES=n        number of devices (2)
+ *   MOONSCOPE_DEVICE_BYTES=n   memory of all of them together (64 MiB)
+ *   MOONSCOPE_CAPABILITY=n     compute capability n.0 (9)
+ *   MOONSCOPE_DRIVER=n         CUDA version of the driver, 0: there is none (13000)
+ *   MOONSCOPE_GUARD=1          see runtime.cc
+ */
 enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,

@@ -18,7 +18,7 @@ enum place { RUNNING, AT_WARP, AT_BLOCK, ENDED };
 struct coroutine {
   void *stack, *top; /* top: where it goes on */
   place at;
-  int turn;               /* which half of the warp's exchange its next call uses */
+  int turn; /* which half of the warp's exchange its next call uses */
 };
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
@@ -160,10 +160,12 @@ cudaError_t host_run_grid(const cudaLaunchConfig_t *config, void (*run)(void *),
   blockDim = config->blockDim;
   gridDim = config->gridDim;
   host_dynamic_shared = (unsigned char *)aligned_alloc(16, config->dynamicSmemBytes / 16 * 16 + 16);
+  host_begin_work();
   for (blockIdx.z = 0; blockIdx.z < gridDim.z; blockIdx.z++)
     for (blockIdx.y = 0; blockIdx.y < gridDim.y; blockIdx.y++)
       for (blockIdx.x = 0; blockIdx.x < gridDim.x; blockIdx.x++)
         run_block(reverse);
+  host_end_work();
   free(host_dynamic_shared);
   reverse = !reverse;
   return cudaSuccess;

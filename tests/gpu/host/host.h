@@ -6,4 +6,8 @@
 /* Counts a call that may lack memory; true: this one does (see cuda_runtime.h). */
 bool host_fails(void);
 
+/* Only between these two may the device's memory be touched. One thread at a time. */
+void host_begin_work(void);
+void host_end_work(void);
+
 #endif

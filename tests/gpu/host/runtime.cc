@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "host.h"
 
@@ -15,9 +16,14 @@ static long number_from(const char *name, long missing) {
   return text ? atol(text) : missing;
 }
 
+/* Counts from when the variable got its value. */
 bool host_fails(void) {
+  static long last;
   pthread_mutex_lock(&lock);
-  bool fails = ++n_calls == number_from("MOONSCOPE_FAIL", 0);
+  long wanted = number_from("MOONSCOPE_FAIL", 0);
+  n_calls = wanted == last ? n_calls + 1 : 1;
+  last = wanted;
+  bool fails = n_calls == wanted;
   pthread_mutex_unlock(&lock);
   return fails;
 }
@@ -28,11 +34,13 @@ static size_t total_bytes(void) {
 
 cudaError_t cudaGetDeviceCount(int *n) {
   *n = (int)number_from("MOONSCOPE_DEVICES", 2);
+  if (number_from("MOONSCOPE_DRIVER", 13000) < 13000)
+    return cudaErrorInsufficientDriver;
   return *n > 0 ? cudaSuccess : cudaErrorNoDevice;
 }
 
 cudaError_t cudaDriverGetVersion(int *version) {
-  *version = 13000;
+  *version = (int)number_from("MOONSCOPE_DRIVER", 13000);
   return cudaSuccess;
 }
 
@@ -66,29 +74,89 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total) {
   return cudaSuccess;
 }
 
-/* The size lies in front of the data. */
-cudaError_t cudaMalloc(void **data, size_t size) {
-  if (host_fails() || size > total_bytes() - used)
-    return cudaErrorMemoryAllocation;
-  char *base = (char *)aligned_alloc(256, (size + 256 + 255) / 256 * 256);
-  if (!base)
-    return cudaErrorMemoryAllocation;
-  memset(base, 0xff, size + 256); /* NaN, so that what is read before it is written shows */
-  memcpy(base, &size, sizeof size);
-  *data = base + 256;
+/*
+ * The device's memory: one stretch of addresses; its blocks in their order. With MOONSCOPE_GUARD=1
+ * nobody may touch it but a copy or a grid, so that a program that reads through a device's address
+ * dies here as it would with a GPU (slow: two system calls per operation).
+ */
+enum { LARGEST_DEVICE = 1 << 30, PAGE = 4096 };
+
+struct block {
+  char *data;
+  size_t size;
+  block *next;
+};
+
+static char *arena;
+static block *blocks;
+
+static void protect(int protection) {
+  static const bool guards = number_from("MOONSCOPE_GUARD", 0) != 0;
+  size_t end = 0;
+  if (!guards)
+    return;
   pthread_mutex_lock(&lock);
-  used += size;
+  for (block *b = blocks; b; b = b->next)
+    end = (size_t)(b->data - arena) + b->size;
+  if (end > 0 && mprotect(arena, (end + PAGE - 1) / PAGE * PAGE, protection))
+    abort();
   pthread_mutex_unlock(&lock);
+}
+
+void host_begin_work(void) {
+  protect(PROT_READ | PROT_WRITE);
+}
+
+void host_end_work(void) {
+  protect(PROT_NONE);
+}
+
+/* The first gap that is large enough. */
+static bool place(void **data, size_t size) {
+  block **at = &blocks;
+  char *end = arena;
+  while (*at && (size_t)((*at)->data - end) < size) {
+    end = (*at)->data + (*at)->size;
+    at = &(*at)->next;
+  }
+  if (size > LARGEST_DEVICE - (size_t)(end - arena))
+    return false;
+  *at = new block{end, size, *at};
+  *data = end;
+  used += size;
+  return true;
+}
+
+cudaError_t cudaMalloc(void **data, size_t size) {
+  size = (size + 255) / 256 * 256;
+  if (host_fails())
+    return cudaErrorMemoryAllocation;
+  pthread_mutex_lock(&lock);
+  if (!arena)
+    arena = (char *)mmap(NULL, LARGEST_DEVICE, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (arena == MAP_FAILED)
+    abort();
+  bool placed = size <= total_bytes() - used && place(data, size);
+  pthread_mutex_unlock(&lock);
+  if (!placed)
+    return cudaErrorMemoryAllocation;
+  host_begin_work();
+  memset(*data, 0xff, size); /* NaN: what is read before it is written shows */
+  host_end_work();
   return cudaSuccess;
 }
 
 cudaError_t cudaFree(void *data) {
-  size_t size;
-  memcpy(&size, (char *)data - 256, sizeof size);
   pthread_mutex_lock(&lock);
-  used -= size;
+  block **at = &blocks;
+  while ((*at)->data != data)
+    at = &(*at)->next;
+  block *gone = *at;
+  *at = gone->next;
+  used -= gone->size;
+  delete gone;
   pthread_mutex_unlock(&lock);
-  free((char *)data - 256);
   return cudaSuccess;
 }
 
@@ -98,7 +166,9 @@ cudaError_t cudaMallocHost(void **data, size_t size) {
 }
 
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, cudaMemcpyKind, cudaStream_t) {
+  host_begin_work();
   memmove(to, from, size);
+  host_end_work();
   return cudaSuccess;
 }
 
