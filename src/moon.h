@@ -107,8 +107,8 @@ char *moon_shape_text(char *text, size_t size, const int64_t *shape, int rank);
 
 /* How far long work has come. Written by the thread that works, read and canceled by any other. */
 typedef struct moon_progress {
-  _Atomic int64_t done, total; /* total is 0 while unknown */
-  _Atomic(const char *) unit;  /* "bytes", "tokens"; a string constant */
+  _Atomic(int64_t) done, total; /* total is 0 while unknown */
+  _Atomic(const char *) unit;   /* "bytes", "tokens"; a string constant */
   atomic_bool canceled;
 } moon_progress;
 

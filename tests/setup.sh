@@ -32,6 +32,7 @@ libclang-rt-14-dev  their run-time libraries
 libomp-14-dev     OpenMP for clang
 clang-format-14   the format of C files
 clang-tidy-14     what the compiler does not see
+patchelf          the bundle for machines with a GPU
 valgrind          memory checks of a smoke set
 strace            which files are opened, which system calls made
 LIST

@@ -45,6 +45,30 @@ function M.wrap(raw)
   return function(...) return M.await(raw(...)) end
 end
 
+local function once_more(raw, arguments, ...)
+  if select(3, ...) ~= "ENOMEM" then return ... end
+  collectgarbage()
+  return M.await(raw(table.unpack(arguments, 1, arguments.n)))
+end
+
+---What raw(...) gives once awaited. Without memory (nil, message, "ENOMEM") the collector, which sees
+---none of a device's, gets one chance to free what nobody holds, and `raw` another.
+---@param raw function  leaves nothing behind when it fails
+function M.insist(raw, ...)
+  return once_more(raw, table.pack(...), M.await(raw(...)))
+end
+
+local function check(...)
+  if select("#", ...) == 3 and not ... then error((select(2, ...)), 0) end -- nil, message, code
+  return ...
+end
+
+---The same for what throws when it fails.
+---@param raw function
+function M.demand(raw, ...)
+  return check(M.insist(raw, ...))
+end
+
 ---Calls fn(...); while a job that it awaits runs, calls callback(done, total, unit) ten times a second.
 ---@param callback fun(done: integer, total: integer, unit: string?)  total is 0 while unknown
 function M.watch(callback, fn, ...)

@@ -2,7 +2,7 @@
 ---Loading a Llama with its tokenizer.
 local uv = require "luv"
 local core = require "moonscope.core"
-local await = require("moonscope.job").await
+local job = require "moonscope.job"
 local options = require "moonscope.options"
 local tokenizer = require "moonscope.tokenizer"
 
@@ -24,7 +24,7 @@ function M.load_model(path, opts)
   opts = options.check("load_model", opts, OPTIONS)
   options.check_text("load_model", "path", path)
   local model, message, code =
-    await(core.load_llama(path, opts.device or "auto", opts.precision or "fast", opts.context or 0))
+    job.insist(core.load_llama, path, opts.device or "auto", opts.precision or "fast", opts.context or 0)
   if not model then return nil, message, code end
   local fields = core.fields(model)
   fields.path, fields.config = path, model:_config()

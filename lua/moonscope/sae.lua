@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: MIT
 ---Loading a sparse autoencoder, and what it can do.
 local core = require "moonscope.core"
-local await = require("moonscope.job").await
+local job = require "moonscope.job"
 local checkpoint = require "moonscope.checkpoint"
 local json = require "moonscope.json"
 local options = require "moonscope.options"
@@ -68,7 +68,7 @@ local function build(file, path, opts)
   parts.device = opts.device or opts.model and opts.model:device() or "cpu"
   parts.dtype = dtype_of(opts, parts.w_enc:dtype())
   local sae
-  sae, message, code = await(core.sae(parts))
+  sae, message, code = job.insist(core.sae, parts)
   if not sae then return nil, path .. ": " .. message, code end
   return sae
 end
@@ -120,17 +120,17 @@ end
 ---Sparse features of x [n_tok][d_model], in the prefill arithmetic.
 ---@param x userdata
 ---@return userdata features
-function Sae:encode(x) return await(self:_encode(x, self.exact)) end
+function Sae:encode(x) return job.demand(self._encode, self, x, self.exact) end
 
 ---What the features stand for: [n_tok][d_model].
 ---@param features userdata
 ---@return userdata
-function Sae:decode(features) return await(self:_decode(features)) end
+function Sae:decode(features) return job.demand(self._decode, self, features) end
 
 ---A feature's direction in the residual stream: [d_model], f32.
 ---@param feature integer  from 0
 ---@return userdata
-function Sae:direction(feature) return await(self:_direction(feature)) end
+function Sae:direction(feature) return job.demand(self._direction, self, feature) end
 
 local function by_activation(a, b)
   if a.activation ~= b.activation then return a.activation > b.activation end
@@ -158,6 +158,6 @@ end
 
 ---Dense features: [n_tok][d_sae].
 ---@return userdata
-function Features:totensor() return await(self:_totensor()) end
+function Features:totensor() return job.await(self:_totensor()) end
 
 return M

@@ -53,20 +53,8 @@ local metatable = core.metatables.Tensor
 ---|"i64"|"i32"|"i16"|"i8"|"u64"|"u32"|"u16"|"u8"|"bool"
 ---@alias moonscope.Shape integer[]
 
-local function check(...)
-  if select("#", ...) == 3 then error((select(2, ...)), 0) end -- nil, message, code
-  return ...
-end
-
----Without memory the collector, which sees none of it, gets one chance to free what nobody holds.
-local function check_or_retry(raw, arguments, ...)
-  if select(3, ...) ~= "ENOMEM" then return check(...) end
-  collectgarbage()
-  return check(job.await(raw(table.unpack(arguments, 1, arguments.n))))
-end
-
 local function awaited(raw)
-  return function(...) return check_or_retry(raw, table.pack(...), job.await(raw(...))) end
+  return function(...) return job.demand(raw, ...) end
 end
 
 local function is_tensor(x)

@@ -170,9 +170,12 @@ static int llama_session(lua_State *L) {
   u->session = NULL;
   luaL_setmetatable(L, SESSION);
   moon_err err;
-  if (moon_session_new(&u->session, model, &err))
-    return l_throw(L, &err);
-  return 1;
+  moon_status status = moon_session_new(&u->session, model, &err);
+  if (status == MOON_ENOMEM) { /* the collector sees none of a device's memory: one chance */
+    lua_gc(L, LUA_GCCOLLECT);
+    status = moon_session_new(&u->session, model, &err);
+  }
+  return status ? l_throw(L, &err) : 1;
 }
 
 static int session_length(lua_State *L) {

@@ -220,7 +220,7 @@ static moon_status run_encode(moon_task *task, moon_progress *progress, moon_err
 /* sae:_encode(x, exact) -> job -> Features */
 static int sae_encode(lua_State *L) {
   static const l_job_kind kind = {"encode",     sizeof(sae_task), run_encode,
-                                  push_encoded, drop_sae_task,    .soft = false};
+                                  push_encoded, drop_sae_task,    .soft = true};
   moon_sae *sae = l_sae_check(L, 1);
   moon_tensor *x = l_tensor_check(L, 2);
   sae_task *t = l_job_new(L, &kind);
@@ -239,7 +239,7 @@ static moon_status run_decode(moon_task *task, moon_progress *progress, moon_err
 /* sae:_decode(features) -> job -> [n_tok][d_model] */
 static int sae_decode(lua_State *L) {
   static const l_job_kind kind = {"decode",    sizeof(sae_task), run_decode,
-                                  push_tensor, drop_sae_task,    .soft = false};
+                                  push_tensor, drop_sae_task,    .soft = true};
   moon_sae *sae = l_sae_check(L, 1);
   shared_features *features = check_features(L, 2);
   sae_task *t = l_job_new(L, &kind);
@@ -264,8 +264,8 @@ static moon_status run_direction(moon_task *task, moon_progress *progress, moon_
 
 /* sae:_direction(feature) -> job -> [d_model] f32 */
 static int sae_direction(lua_State *L) {
-  static const l_job_kind kind = {"direction", sizeof(sae_task), run_direction,
-                                  push_tensor, drop_sae_task,    .quick = true};
+  static const l_job_kind kind = {"direction",   sizeof(sae_task), run_direction, push_tensor,
+                                  drop_sae_task, .soft = true,     .quick = true};
   moon_sae *sae = l_sae_check(L, 1);
   lua_Integer feature = luaL_checkinteger(L, 2);
   if (feature < 0 || feature >= sae->d_sae)

@@ -274,9 +274,12 @@ static int storage_live(lua_State *L) {
 }
 
 static int devices(lua_State *L) {
-  lua_createtable(L, 1, 0);
-  lua_pushstring(L, moon_cpu()->name);
-  lua_rawseti(L, -2, 1);
+  moon_device *device;
+  lua_newtable(L);
+  for (int i = 0; (device = moon_device_at(i)); i++) {
+    lua_pushstring(L, device->name);
+    lua_rawseti(L, -2, i + 1);
+  }
   return 1;
 }
 

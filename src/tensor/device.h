@@ -16,7 +16,13 @@ typedef struct moon_device {
 
 moon_device *moon_cpu(void);
 
-/* "auto", "cpu"; MOON_EDEVICE names the devices there are. Borrowed. */
+/* The index-th device of this machine: the CPU, then those with CUDA; NULL after the end. Borrowed.
+ */
+moon_device *moon_device_at(int index);
+
+/* "cpu", "cuda" (the first one), "cuda:1", or "auto": the first with CUDA, else the CPU. Asking for
+ * any but "cpu" opens the CUDA plugin. Borrowed. MOON_EDEVICE says why there is none of this name.
+ */
 moon_status moon_device_find(moon_device **out, const char *name, moon_err *err);
 
 /* The CPU's instruction sets, best first, that this machine has: "avx512", "avx2", "v2".

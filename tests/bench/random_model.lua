@@ -16,10 +16,6 @@ if not s or not folder then error("usage: moonscope random_model.lua 1b|8b FOLDE
 assert(os.execute("mkdir -p '" .. folder .. "'"))
 
 local weight_map, seed = {}, 0
-local function random(...)
-  seed = seed + 1
-  return ms.rand({ ... }, { seed = seed, dtype = "bf16" })
-end
 
 local function save(file, tensors)
   assert(ms.save(folder .. "/" .. file, tensors))
@@ -27,27 +23,33 @@ local function save(file, tensors)
   collectgarbage()
 end
 
+local BLOCK = 1 << 22 -- elements that are drawn; a larger matrix repeats them, which times the same
+
 ---A matrix that keeps the size of what it is given: uniform, centred, of variance 1 / columns.
 local function matrix(rows, columns)
-  local scale = math.sqrt(12 / columns)
-  return ((random(rows, columns) - 0.5) * scale):to { dtype = "bf16" }
+  seed = seed + 1
+  local n = math.min(rows, BLOCK // columns)
+  local drawn = (ms.rand({ n, columns }, { seed = seed }) - 0.5) * math.sqrt(12 / columns)
+  local blocks = {}
+  for i = 1, (rows + n - 1) // n do blocks[i] = drawn:to { dtype = "bf16" } end
+  return ms.cat(blocks, 1):narrow(1, 1, rows)
 end
 
 local function ones() return ms.ones({ s.d_model }, { dtype = "bf16" }) end
 
+-- Every layer has the same weights.
+local q, kv = s.heads * s.d_head, s.kv_heads * s.d_head
+local layer_weights = {
+  ["input_layernorm"] = ones(), ["post_attention_layernorm"] = ones(),
+  ["self_attn.q_proj"] = matrix(q, s.d_model), ["self_attn.k_proj"] = matrix(kv, s.d_model),
+  ["self_attn.v_proj"] = matrix(kv, s.d_model), ["self_attn.o_proj"] = matrix(s.d_model, q),
+  ["mlp.gate_proj"] = matrix(s.d_ff, s.d_model), ["mlp.up_proj"] = matrix(s.d_ff, s.d_model),
+  ["mlp.down_proj"] = matrix(s.d_model, s.d_ff),
+}
 for layer = 0, s.layers - 1 do
-  local prefix = ("model.layers.%d."):format(layer)
-  local q, kv = s.heads * s.d_head, s.kv_heads * s.d_head
-  save(("layer-%02d.safetensors"):format(layer), {
-    [prefix .. "input_layernorm.weight"] = ones(), [prefix .. "post_attention_layernorm.weight"] = ones(),
-    [prefix .. "self_attn.q_proj.weight"] = matrix(q, s.d_model),
-    [prefix .. "self_attn.k_proj.weight"] = matrix(kv, s.d_model),
-    [prefix .. "self_attn.v_proj.weight"] = matrix(kv, s.d_model),
-    [prefix .. "self_attn.o_proj.weight"] = matrix(s.d_model, q),
-    [prefix .. "mlp.gate_proj.weight"] = matrix(s.d_ff, s.d_model),
-    [prefix .. "mlp.up_proj.weight"] = matrix(s.d_ff, s.d_model),
-    [prefix .. "mlp.down_proj.weight"] = matrix(s.d_model, s.d_ff),
-  })
+  local tensors = {}
+  for key, weight in pairs(layer_weights) do tensors[("model.layers.%d.%s.weight"):format(layer, key)] = weight end
+  save(("layer-%02d.safetensors"):format(layer), tensors)
 end
 save("embeddings.safetensors", {
   ["model.embed_tokens.weight"] = matrix(N_VOCAB, s.d_model), ["model.norm.weight"] = ones(),

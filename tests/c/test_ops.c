@@ -4,8 +4,8 @@
  * kernels, and the row rule (rows computed alone, in blocks of 7 and all at once, with 1 and 2
  * threads, have the same bits). Numbers go in and out by moon_tensor_read and _write alone.
  *
- *   test_ops [BACKEND...] [only=OP] [seed=N]     BACKEND: an instruction set or a device; default:
- * every instruction set that this CPU has
+ *   test_ops [BACKEND...] [only=OP] [seed=N] [trials=N]     BACKEND: an instruction set or a
+ * device; default: every instruction set that this CPU has
  */
 #include <inttypes.h>
 #include <math.h>
@@ -17,7 +17,7 @@
 #include "tensor/dtype.h"
 #include "tensor/ops.h"
 
-enum { N_TRIALS = 60, MAX_OPERANDS = 8, MAX_REPORTS = 3 };
+enum { MAX_OPERANDS = 8, MAX_REPORTS = 3 };
 
 /* How the elements of an operand begin. */
 typedef enum filling {
@@ -52,6 +52,7 @@ typedef struct trial {
 
 static uint64_t random_state;
 static int n_failures;
+static int n_trials = 60; /* of each operation */
 
 static uint64_t random_bits(void) {
   uint64_t z = random_state += 0x9e3779b97f4a7c15u;
@@ -666,7 +667,7 @@ static void check_backend(const backend *b, const char *only, uint64_t seed) {
     if (only && strcmp(only, ops[i].name) != 0)
       continue;
     random_state = seed + i;
-    for (int n = 0; n < N_TRIALS; n++) {
+    for (int n = 0; n < n_trials; n++) {
       trial t = {.limit = 1};
       ops[i].make(&t);
       check_trial(ops[i].name, &t, b);
@@ -695,6 +696,8 @@ int main(int argc, char **argv) {
       only = argv[i] + 5;
     else if (!strncmp(argv[i], "seed=", 5))
       seed = strtoull(argv[i] + 5, NULL, 10);
+    else if (!strncmp(argv[i], "trials=", 7))
+      n_trials = atoi(argv[i] + 7);
     else if (n < 16)
       names[n++] = argv[i];
   if (n == 0)

@@ -78,7 +78,8 @@ describe("a tensor is made", function()
     assert_throws("tensor: an element is a string, expected a number", function() ms.tensor { "1" } end)
     assert_throws("tensor: an element is nothing, expected a number", function() ms.tensor() end)
     assert_throws('tensor: dtype "f33" is unknown', function() ms.tensor(1, { dtype = "f33" }) end)
-    assert_throws('device "mars" is unknown, expected auto or cpu', function() ms.tensor(1, { device = "mars" }) end)
+    assert_throws('device "mars" is unknown, expected auto, cpu or cuda',
+      function() ms.tensor(1, { device = "mars" }) end)
     assert_throws("from_string: found 5 bytes, expected 8 for f32 [2]",
       function() ms.from_string("12345", "f32", { 2 }) end)
     assert_throws("full: a dim of the shape is -1", function() ms.zeros(-1) end)
@@ -366,7 +367,7 @@ describe("the CPU", function()
   end)
 
   it("is a device, with threads", function()
-    assert.same({ "cpu" }, ms.devices())
+    assert.equal("cpu", ms.devices()[1])
     local n = core.threads()
     ms.set_threads(n + 1)
     assert.equal(n + 1, core.threads())

@@ -1,0 +1,135 @@
+-- SPDX-License-Identifier: MIT
+-- Devices by name. What a GPU does is tested on CUDA for the host (tests/gpu/host), where the build
+-- has it: the same plugin over a runtime whose devices, memory and failures the environment sets.
+local uv = require "luv"
+local ms = require "moonscope"
+local fixtures = require "fixtures"
+local process = require "process"
+
+local HOST = os.getenv "MOONSCOPE_HOST_CUDA" -- the program beside that plugin; "" where there is none
+if HOST == "" then HOST = nil end
+
+local GENERATE = { "--model", "examples/tiny", "--prompt", "Once upon a time", "-n", "3" }
+
+local function generate(program, device, env)
+  local arguments = table.move(GENERATE, 1, #GENERATE, 4, { "generate", "--device", device })
+  return process.run(program, arguments, { env = env })
+end
+
+local function refused(program, device, message, env)
+  local run = generate(program, device, env)
+  assert.same({ 1, "", "moonscope: " .. message .. "\n" }, { run.code, run.out, run.err })
+end
+
+---Runs Lua in the program with CUDA on the host; its standard output.
+local function on_host(code, env)
+  local run = process.run(HOST, { "-e", code }, { env = env })
+  assert.same({ 0, "" }, { run.code, run.err })
+  return run.out
+end
+
+describe("a device", function()
+  it("has a name", function()
+    assert.equal("cpu", ms.devices()[1])
+    assert.equal("cpu", ms.zeros(1, { device = "cpu" }):device())
+    assert.error_matches(function() ms.zeros(1, { device = "tpu" }) end,
+      'device "tpu" is unknown, expected auto, cpu or cuda', 1, true)
+  end)
+
+  it("with CUDA is not there without the plugin", function()
+    local folder = fixtures.folder()
+    local module = folder .. "/moonscope.so"
+    assert(uv.fs_copyfile(process.module, module))
+    local run = process.run("lua5.4", { "-e", [[
+      local core = require "moonscope.core"
+      print(pcall(core._full, 1, {}, "f32", "cuda"))
+      print(#core.devices())]] }, { env = {
+      LUA_CPATH = folder .. "/?.so;;",
+      LUA_PATH = "lua/?.lua;lua/?/init.lua;;",
+    } })
+    assert.same({ 0, 'false\tdevice "cuda": there is no libmoonscope_cuda.so in ' .. folder .. "/ or " ..
+      folder .. "/../lib\n1\n" }, { run.code, run.out })
+    fixtures.remove(folder)
+  end)
+
+  if not HOST then
+    pending("with CUDA # SKIP this build has no CUDA on the host")
+    return
+  end
+
+  it("with CUDA is named by its number", function()
+    assert.equal("cpu cuda:0 cuda:1\n", on_host 'print(table.concat(require("moonscope").devices(), " "))')
+    assert.equal("cuda:0 cuda:1 cuda:0\n", on_host [[
+      local ms = require "moonscope"
+      local function device(name) return ms.zeros(1, { device = name }):device() end
+      print(device "cuda", device "cuda:1", device "auto")]]:gsub("\t", " "))
+    refused(HOST, "cuda:2", 'device "cuda:2" is not here, expected cpu or cuda:0, cuda:1')
+  end)
+
+  it("with CUDA says why it is not there", function()
+    refused(HOST, "cuda", 'device "cuda": no NVIDIA driver is installed', { MOONSCOPE_DRIVER = 0 })
+    refused(HOST, "cuda", 'device "cuda": the NVIDIA driver is for CUDA 12.4, expected 13.0 or newer',
+      { MOONSCOPE_DRIVER = 12040 })
+    refused(HOST, "cuda:0", 'device "cuda:0": no CUDA-capable device is detected', { MOONSCOPE_DEVICES = 0 })
+    refused(HOST, "cuda", 'device "cuda": compute capability is 7.0, expected 8.0 or newer', { MOONSCOPE_CAPABILITY = 7 })
+  end)
+
+  it("with CUDA is left alone by auto where it is not there", function()
+    local run = generate(HOST, "auto", { MOONSCOPE_DRIVER = 0 })
+    assert.same({ 0, "" }, { run.code, run.err })
+  end)
+
+  it("with CUDA shows its memory to nobody, and writes what the CPU writes", function()
+    local cpu, cuda = generate(HOST, "cpu"), generate(HOST, "cuda", { MOONSCOPE_GUARD = 1 })
+    assert.same({ 0, cpu.out, "" }, { cuda.code, cuda.out, cuda.err })
+    assert.equal("true\ttrue\n", on_host([[
+      local ms = require "moonscope"
+      local model = assert(ms.load_model("examples/tiny", { device = "cuda", precision = "exact" }))
+      local sae = assert(ms.load_sae("examples/tiny/Moonscope-Tiny-Llama-SAE-l3.pth", { model = model }))
+      local here = assert(ms.load_sae("examples/tiny/Moonscope-Tiny-Llama-SAE-l3.pth", { dtype = sae:dtype() }))
+      local out = model:forward("The red fox was hungry.", { capture = { sae.hook }, logits = false })
+      local x = out.captures[sae.hook]
+      local f, g = sae:encode(x), here:encode(x:to { device = "cpu" })
+      local a, b = f:totensor():to { device = "cpu" }, g:totensor()
+      local edits = { { sae = sae, feature = 458, op = "set", value = 3.85 } }
+      local edited = model:generate("Once", { max_tokens = 2, edits = edits })
+      print(a:allclose(b, { atol = 2e-2, rtol = 1e-2 }), #edited.ids == 2)]], { MOONSCOPE_GUARD = 1 }))
+  end)
+
+  it("with CUDA that is full names what is needed and what is free", function()
+    refused(HOST, "cuda", "cuda:0: no memory for a tensor: 32768 bytes are needed, 18944 of 348160 are free",
+      { MOONSCOPE_DEVICE_BYTES = 348160 })
+  end)
+
+  -- Whatever call fails for lack of memory: it is told, or overcome by freeing what nobody holds;
+  -- the next request gives the tokens that it gives without any failure.
+  it("with CUDA survives each call that finds no memory", function()
+    local out = on_host [[
+      local ms, uv = require "moonscope", require "luv"
+      local function answer()
+        local model = assert(ms.load_model("examples/tiny", { device = "cuda" }))
+        local sae = assert(ms.load_sae("examples/tiny/Moonscope-Tiny-Llama-SAE-l3.pth", { model = model }))
+        local reply = model:generate("Once upon", { max_tokens = 2, edits = {
+          { sae = sae, feature = 458, op = "set", value = 3.85 } } })
+        model:close()
+        sae:close()
+        return reply.text
+      end
+      local want, n, failed = answer(), 0, 0
+      repeat
+        n = n + (n < 60 and 1 or 7)
+        uv.os_setenv("MOONSCOPE_FAIL", tostring(n))
+        local ok, text = pcall(answer)
+        uv.os_unsetenv "MOONSCOPE_FAIL"
+        if ok then
+          assert(text == want, "another answer at call " .. n)
+        else
+          failed = failed + 1
+          assert(text:find "%d+ of %d+ bytes are free" or text:find "%d+ bytes are needed, %d+ of %d+ are free", text)
+          assert(answer() == want, "another answer after: " .. text)
+        end
+      until n > 500
+      print(failed > 40)]]
+    assert.equal("true\n", out)
+  end)
+end)
