@@ -25,7 +25,7 @@ static struct {
 static bool find_folder(char *folder, size_t size) {
   Dl_info info;
   struct link_map *map;
-  if (!dladdr1((void *)moon_device_find, &info, (void **)&map, RTLD_DL_LINKMAP))
+  if (!dladdr1(&cuda, &info, (void **)&map, RTLD_DL_LINKMAP))
     return false;
   bool is_program = map->l_name[0] == 0;
   ssize_t n = is_program ? readlink("/proc/self/exe", folder, size) : (ssize_t)strlen(map->l_name);

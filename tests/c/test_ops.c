@@ -151,6 +151,11 @@ static int64_t pick_width(void) {
   return widths[random_below(12)];
 }
 
+/* Now and then a row that a kernel takes in several pieces. */
+static int64_t pick_length(void) {
+  return random_below(8) ? pick_width() : 1000 + random_below(500);
+}
+
 static moon_dtype pick_weight(void) {
   static const moon_dtype dtypes[] = {MOON_F32, MOON_F16, MOON_BF16};
   return dtypes[random_below(3)];
@@ -291,7 +296,7 @@ static moon_status call_topk(const moon_tensor *t, const trial *p, moon_err *err
 }
 
 static void topk(trial *t) {
-  int64_t M = pick_rows(), K = pick_width(), k = random_below(K + 1);
+  int64_t M = pick_rows(), K = pick_length(), k = random_below(K + 1);
   add(t, "values", ROWS | OUT, MOON_F32, ZERO, 2, M, k);
   add(t, "indices", ROWS | OUT, MOON_I64, ZERO, 2, M, k);
   add(t, "a", ROWS, MOON_F32, SPECIAL, 2, M, K);
@@ -318,7 +323,9 @@ static moon_status call_linear(const moon_tensor *t, const trial *p, moon_err *e
 }
 
 static void linear(trial *t) {
-  int64_t M = pick_rows(), K = random_below(20) ? pick_width() : 0, N = pick_width();
+  int64_t M = pick_rows(),
+          K = random_below(20) ? random_below(8) ? pick_width() : 8 * (60 + random_below(60)) : 0,
+          N = pick_width();
   t->op = (int)random_below(2);
   t->variant = (int)random_below(2);
   add(t, "out", ROWS | OUT, MOON_F32, ZERO, 2, M, N);
@@ -394,7 +401,7 @@ static moon_status call_attention(const moon_tensor *t, const trial *p, moon_err
 
 static void attention(trial *t) {
   int64_t M = pick_rows(), kv_heads = 1 + random_below(3), group = 1 + random_below(4);
-  int64_t d_head = pick_width(), n_ctx = t->limit = 1 + random_below(60);
+  int64_t d_head = pick_width(), n_ctx = t->limit = 1 + random_below(random_below(3) ? 60 : 700);
   moon_dtype dtype = pick_weight();
   add(t, "out", ROWS | OUT, MOON_F32, ZERO, 3, M, kv_heads * group, d_head);
   add(t, "q", ROWS, MOON_F32, NORMAL, 3, M, kv_heads * group, d_head);
@@ -427,7 +434,7 @@ static moon_status call_sae_activate(const moon_tensor *t, const trial *p, moon_
 }
 
 static void sae_activate(trial *t) {
-  int64_t M = pick_rows(), K = pick_width();
+  int64_t M = pick_rows(), K = pick_length();
   t->op = (int)random_below(3);
   t->k = 1 + random_below(K);
   add(t, "f", ROWS | OUT, MOON_F32, SPECIAL, 2, M, K);
@@ -450,7 +457,7 @@ static moon_status call_sae_compact(const moon_tensor *t, const trial *p, moon_e
 }
 
 static void sae_compact(trial *t) {
-  int64_t M = pick_rows(), K = t->limit = pick_width(), room = M * K;
+  int64_t M = pick_rows(), K = t->limit = pick_length(), room = M * K;
   add(t, "starts", ROWS, MOON_I64, STARTS, 1, M);
   add(t, "counts", ROWS | OUT, MOON_I32, ZERO, 1, M);
   add(t, "indices", OUT, MOON_I32, ZERO, 1, room);

@@ -71,7 +71,8 @@ describe("a device", function()
     refused(HOST, "cuda", 'device "cuda": the NVIDIA driver is for CUDA 12.4, expected 13.0 or newer',
       { MOONSCOPE_DRIVER = 12040 })
     refused(HOST, "cuda:0", 'device "cuda:0": no CUDA-capable device is detected', { MOONSCOPE_DEVICES = 0 })
-    refused(HOST, "cuda", 'device "cuda": compute capability is 7.0, expected 8.0 or newer', { MOONSCOPE_CAPABILITY = 7 })
+    refused(HOST, "cuda", 'device "cuda": compute capability is 7.0, expected 8.0 or newer',
+      { MOONSCOPE_CAPABILITY = 7 })
   end)
 
   it("with CUDA is left alone by auto where it is not there", function()

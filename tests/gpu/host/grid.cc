@@ -2,7 +2,7 @@
 /*
  * A grid on one CPU thread. Each thread of a block is a coroutine with a stack of its own; it runs
  * until it ends or waits at a barrier of its warp or block. Blocks follow one another. Every other
- * launch runs threads in reverse order, so what a barrier forgets shows as a difference.
+ * launch runs warps and threads in reverse order, so a missing barrier shows as a difference.
  */
 #include <cuda_runtime.h>
 #include <stdio.h>
@@ -121,30 +121,29 @@ static bool release(unsigned first, unsigned n, place where) {
   return whole && waiting > 0;
 }
 
+/* A warp runs as far as it can before the next one does: what only a barrier of the block would
+ * keep in order is out of order. */
 static void run_block(bool reverse) {
   unsigned n = blockDim.x;
   for (unsigned i = 0; i < n; i++)
     begin(i);
-  for (;;) {
-    unsigned ended = 0;
-    bool released = false;
-    for (unsigned i = 0; i < n; i++) {
-      unsigned thread = reverse ? n - 1 - i : i;
-      if (all[thread].at == RUNNING)
-        resume(thread);
+  do {
+    for (unsigned i = 0; i < n; i += LANES) {
+      unsigned warp = reverse ? n - LANES - i : i;
+      do
+        for (unsigned lane = 0; lane < LANES; lane++) {
+          unsigned thread = warp + (reverse ? LANES - 1 - lane : lane);
+          if (all[thread].at == RUNNING)
+            resume(thread);
+        }
+      while (release(warp, LANES, AT_WARP));
     }
-    for (unsigned i = 0; i < n; i++)
-      ended += all[i].at == ENDED;
-    if (ended == n)
-      return;
-    for (unsigned warp = 0; warp < n; warp += LANES)
-      released |= release(warp, LANES, AT_WARP);
-    released |= release(0, n, AT_BLOCK);
-    if (!released) {
+  } while (release(0, n, AT_BLOCK));
+  for (unsigned i = 0; i < n; i++)
+    if (all[i].at != ENDED) {
       fprintf(stderr, "host grid: threads of a block wait at different barriers\n");
       abort();
     }
-  }
 }
 
 cudaError_t host_run_grid(const cudaLaunchConfig_t *config, void (*run)(void *), void *arguments) {
