@@ -183,10 +183,8 @@ static void finds_devices(void **state) {
   moon_device *device;
   OK(moon_device_find(&device, "auto", &err));
   assert_ptr_equal(device, moon_cpu());
-  FAILS(moon_device_find(&device, "cuda:0", &err), MOON_EDEVICE,
-        "device \"cuda:0\": this build has no CUDA, expected cpu");
   FAILS(moon_device_find(&device, "tpu", &err), MOON_EDEVICE,
-        "device \"tpu\" is unknown, expected auto or cpu");
+        "device \"tpu\" is unknown, expected auto, cpu or cuda");
 }
 
 /* Mapped tensors */
