@@ -11,19 +11,25 @@ if HOST == "" then HOST = nil end
 
 local GENERATE = { "--model", "examples/tiny", "--prompt", "Once upon a time", "-n", "3" }
 
-local function generate(program, device, env)
-  local arguments = table.move(GENERATE, 1, #GENERATE, 4, { "generate", "--device", device })
-  return process.run(program, arguments, { env = env })
+local function host_environment(env)
+  env = env or {}
+  env.LD_LIBRARY_PATH = HOST:match "^(.*)/" -- for its cuBLAS
+  return env
 end
 
-local function refused(program, device, message, env)
-  local run = generate(program, device, env)
+local function generate(device, env)
+  local arguments = table.move(GENERATE, 1, #GENERATE, 4, { "generate", "--device", device })
+  return process.run(HOST, arguments, { env = host_environment(env) })
+end
+
+local function refused(device, message, env)
+  local run = generate(device, env)
   assert.same({ 1, "", "moonscope: " .. message .. "\n" }, { run.code, run.out, run.err })
 end
 
 ---Runs Lua in the program with CUDA on the host; its standard output.
 local function on_host(code, env)
-  local run = process.run(HOST, { "-e", code }, { env = env })
+  local run = process.run(HOST, { "-e", code }, { env = host_environment(env) })
   assert.same({ 0, "" }, { run.code, run.err })
   return run.out
 end
@@ -46,6 +52,7 @@ describe("a device", function()
       print(#core.devices())]] }, { env = {
       LUA_CPATH = folder .. "/?.so;;",
       LUA_PATH = "lua/?.lua;lua/?/init.lua;;",
+      LD_PRELOAD = os.getenv "MOONSCOPE_PRELOAD", -- for a build with sanitizers
     } })
     assert.same({ 0, 'false\tdevice "cuda": there is no libmoonscope_cuda.so in ' .. folder .. "/ or " ..
       folder .. "/../lib\n1\n" }, { run.code, run.out })
@@ -63,25 +70,25 @@ describe("a device", function()
       local ms = require "moonscope"
       local function device(name) return ms.zeros(1, { device = name }):device() end
       print(device "cuda", device "cuda:1", device "auto")]]:gsub("\t", " "))
-    refused(HOST, "cuda:2", 'device "cuda:2" is not here, expected cpu or cuda:0, cuda:1')
+    refused("cuda:2", 'device "cuda:2" is not here, expected cpu or cuda:0, cuda:1')
   end)
 
   it("with CUDA says why it is not there", function()
-    refused(HOST, "cuda", 'device "cuda": no NVIDIA driver is installed', { MOONSCOPE_DRIVER = 0 })
-    refused(HOST, "cuda", 'device "cuda": the NVIDIA driver is for CUDA 12.4, expected 13.0 or newer',
+    refused("cuda", 'device "cuda": no NVIDIA driver is installed', { MOONSCOPE_DRIVER = 0 })
+    refused("cuda", 'device "cuda": the NVIDIA driver is for CUDA 12.4, expected 13.0 or newer',
       { MOONSCOPE_DRIVER = 12040 })
-    refused(HOST, "cuda:0", 'device "cuda:0": no CUDA-capable device is detected', { MOONSCOPE_DEVICES = 0 })
-    refused(HOST, "cuda", 'device "cuda": compute capability is 7.0, expected 8.0 or newer',
+    refused("cuda:0", 'device "cuda:0": no CUDA-capable device is detected', { MOONSCOPE_DEVICES = 0 })
+    refused("cuda", 'device "cuda": compute capability is 7.0, expected 8.0 or newer',
       { MOONSCOPE_CAPABILITY = 7 })
   end)
 
   it("with CUDA is left alone by auto where it is not there", function()
-    local run = generate(HOST, "auto", { MOONSCOPE_DRIVER = 0 })
+    local run = generate("auto", { MOONSCOPE_DRIVER = 0 })
     assert.same({ 0, "" }, { run.code, run.err })
   end)
 
   it("with CUDA shows its memory to nobody, and writes what the CPU writes", function()
-    local cpu, cuda = generate(HOST, "cpu"), generate(HOST, "cuda", { MOONSCOPE_GUARD = 1 })
+    local cpu, cuda = generate("cpu"), generate("cuda", { MOONSCOPE_GUARD = 1 })
     assert.same({ 0, cpu.out, "" }, { cuda.code, cuda.out, cuda.err })
     assert.equal("true\ttrue\n", on_host([[
       local ms = require "moonscope"
@@ -98,7 +105,7 @@ describe("a device", function()
   end)
 
   it("with CUDA that is full names what is needed and what is free", function()
-    refused(HOST, "cuda", "cuda:0: no memory for a tensor: 32768 bytes are needed, 18944 of 348160 are free",
+    refused("cuda", "cuda:0: no memory for a tensor: 32768 bytes are needed, 18944 of 348160 are free",
       { MOONSCOPE_DEVICE_BYTES = 348160 })
   end)
 
