@@ -70,11 +70,6 @@ describe("the prompt", function()
     assert_has(out, "\nalive\n")
   end)
 
-  it("edits characters of several bytes", function()
-    local out = dialog("> ", "'a€ž\127b', #'ž'\n", "\na€b\t2", "\n")
-    assert_has(out, "\na€b\t2\n")
-  end)
-
   it("remembers lines", function()
     local out = dialog("> ", "1 + 41\n", "\n42", "\27[A\n", "\n42", "\n")
     assert.equal(2, select(2, out:gsub("\n42\n", "")))
