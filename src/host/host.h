@@ -26,6 +26,18 @@ int host_interrupted(void);
 /* Prints "moonscope: " and the message on top of the stack on stderr, and pops it. */
 void host_report(lua_State *L);
 
+/* Lines from the terminal, edited, with a history in memory. false: no memory. */
+bool host_line_open(void);
+void host_line_close(void);
+void host_line_remember(const char *line);
+
+typedef enum host_line_result {
+  HOST_LINE_READ,     /* *line is borrowed until the next call, *size without its newline */
+  HOST_LINE_END,      /* of input: Ctrl-D */
+  HOST_LINE_CANCELED, /* Ctrl-C */
+} host_line_result;
+host_line_result host_line_read(const char *prompt, const char **line, size_t *size);
+
 /* Reads statements from the terminal until its end. Returns the exit code. */
 int host_repl(lua_State *L);
 

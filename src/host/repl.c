@@ -1,40 +1,19 @@
 // SPDX-License-Identifier: MIT
-/* The prompt: one statement or expression at a time, over libedit. */
-#include <editline/readline.h>
-#include <locale.h>
-#include <setjmp.h>
-#include <signal.h>
+/* The prompt: one statement or expression at a time. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "host/host.h"
 
-/* Ctrl-C at the prompt leaves readline by a jump: libedit goes on reading after a signal. No Lua
- * call is on the stack then, and libedit keeps no memory of its own for a line. */
-static sigjmp_buf at_prompt;
-
-static void leave_prompt(int signal_number) {
-  (void)signal_number;
-  siglongjmp(at_prompt, 1);
-}
-
-typedef enum read_result { READ_LINE, READ_END, READ_CANCELED } read_result;
-
-/* With READ_LINE one line of input is on the stack, without its newline. */
-static read_result push_line(lua_State *L, const char *prompt) {
-  if (sigsetjmp(at_prompt, 1)) {
-    putchar('\n');
-    return READ_CANCELED;
-  }
-  signal(SIGINT, leave_prompt);
-  char *line = readline(prompt);
-  signal(SIGINT, SIG_DFL);
-  if (!line)
-    return READ_END;
-  lua_pushstring(L, line);
-  free(line);
-  return READ_LINE;
+/* With HOST_LINE_READ one line of input is on the stack. */
+static host_line_result push_line(lua_State *L, const char *prompt) {
+  const char *line;
+  size_t size;
+  host_line_result read = host_line_read(prompt, &line, &size);
+  if (read == HOST_LINE_READ)
+    lua_pushlstring(L, line, size);
+  return read;
 }
 
 static int load(lua_State *L, const char *code) {
@@ -61,17 +40,17 @@ static bool load_expression(lua_State *L) {
   return ok;
 }
 
-/* The text on top of the stack, continued over further lines until it is complete. READ_LINE: its
- * function or why it does not compile is pushed, and *status is Lua's. */
-static read_result load_statement(lua_State *L, int *status) {
+/* The text on top of the stack, continued over further lines until it is complete. HOST_LINE_READ:
+ * its function or why it does not compile is pushed, and *status is Lua's. */
+static host_line_result load_statement(lua_State *L, int *status) {
   for (;;) {
     *status = load_expression(L) ? LUA_OK : load(L, lua_tostring(L, -1));
     if (!is_incomplete(L, *status))
-      return READ_LINE;
+      return HOST_LINE_READ;
     lua_pop(L, 1);
     lua_pushliteral(L, "\n");
-    read_result read = push_line(L, ">> ");
-    if (read != READ_LINE)
+    host_line_result read = push_line(L, ">> ");
+    if (read != HOST_LINE_READ)
       return read;
     lua_concat(L, 3);
   }
@@ -99,24 +78,25 @@ static void run(lua_State *L, int status) {
 }
 
 /* One statement, read and run. */
-static read_result turn(lua_State *L) {
+static host_line_result turn(lua_State *L) {
   int status;
-  read_result read = push_line(L, "> ");
-  if (read == READ_LINE)
+  host_line_result read = push_line(L, "> ");
+  if (read == HOST_LINE_READ)
     read = load_statement(L, &status);
-  if (read != READ_LINE)
+  if (read != HOST_LINE_READ)
     return read;
-  add_history(lua_tostring(L, -2));
+  host_line_remember(lua_tostring(L, -2));
   run(L, status);
-  return READ_LINE;
+  return HOST_LINE_READ;
 }
 
 int host_repl(lua_State *L) {
-  setlocale(LC_CTYPE, ""); /* for editing; numbers keep their point */
-  using_history();
+  if (!host_line_open())
+    return fputs("moonscope: not enough memory\n", stderr), EXIT_FAILURE;
   printf("moonscope " MOON_VERSION ", " LUA_VERSION "; ms is require \"moonscope\"; Ctrl-D ends\n");
-  while (turn(L) != READ_END)
+  while (turn(L) != HOST_LINE_END)
     lua_settop(L, 0);
   putchar('\n');
+  host_line_close();
   return EXIT_SUCCESS;
 }

@@ -4,6 +4,8 @@ local uv = require "luv"
 
 local M = {}
 
+local PATIENCE_MS = 100000
+
 ---The program under test, and its module for a plain Lua.
 M.program = os.getenv "MOONSCOPE" or "build/release/bin/moonscope"
 M.module = os.getenv "MOONSCOPE_MODULE" or "build/release/lib/moonscope.so"
@@ -77,7 +79,11 @@ function M.run(program, arguments, options)
   elseif not options.answers then
     pipes[1]:close()
   end
+  local patience = uv.new_timer() -- what hangs shall show what it had to say
+  patience:start(PATIENCE_MS, 0, function() child:kill "sigkill" end)
+  patience:unref()
   uv.run()
+  patience:close()
   broken_pipe:close()
   uv.run "nowait"
   return result

@@ -4,7 +4,7 @@ local process = require "process"
 ---All that is seen while the texts are typed, each after the mark before it has been seen.
 local function dialog(...)
   local result = process.terminal({}, { ... })
-  assert.equal(0, result.code)
+  assert.equal(0, result.code, result.out)
   return (result.out:gsub("\r", ""))
 end
 
@@ -68,6 +68,11 @@ describe("the prompt", function()
       "> ", work, "\ngo", "\3", "interrupted", "", "> ", "'alive'\n", "\nalive", "\n")
     assert.equal(2, select(2, out:gsub("moonscope: interrupted\n", "")))
     assert_has(out, "\nalive\n")
+  end)
+
+  it("edits characters of several bytes", function()
+    local out = dialog("> ", "'a€ž\127b', #'ž'\n", "\na€b\t2", "\n")
+    assert_has(out, "\na€b\t2\n")
   end)
 
   it("remembers lines", function()
