@@ -42,16 +42,21 @@ static ssize_t read_byte(char *byte) {
 /* libedit's way to the next character: 1; 0 at the end of input; -1 after a signal. */
 static int read_key(EditLine *el, wchar_t *key) {
   (void)el;
-  mbstate_t state = {0};
+  const mbstate_t initial = {0};
+  mbstate_t state = initial;
   for (;;) {
     char byte;
     if (read_byte(&byte) != 1)
       return caught ? -1 : 0;
     size_t n = mbrtowc(key, &byte, 1, &state);
+    if (n == (size_t)-1) { /* no UTF-8 up to here: dropped; this byte may begin a character */
+      state = initial;
+      n = mbrtowc(key, &byte, 1, &state);
+    }
     if (n == 0 || n == 1)
       return 1;
-    if (n == (size_t)-1) /* no UTF-8: dropped */
-      memset(&state, 0, sizeof state);
+    if (n == (size_t)-1)
+      state = initial;
   }
 }
 
@@ -105,6 +110,7 @@ static const char *get_line(int *count) {
   sigaction(SIGINT, &action, &old_int);
   sigaction(SIGTERM, &action, &old_term);
   caught = 0;
+  el_set(editor, EL_PREP_TERM, 1); /* before the prompt invites to type; el_gets does it after */
   const char *line = el_gets(editor, count);
   sigaction(SIGINT, &old_int, NULL);
   sigaction(SIGTERM, &old_term, NULL);

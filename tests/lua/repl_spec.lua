@@ -75,6 +75,10 @@ describe("the prompt", function()
     assert_has(out, "\na€b\t2\n")
   end)
 
+  it("drops bytes that are no UTF-8, and them alone", function()
+    assert_has(dialog("> ", "'a\xc5b\xffc'\n", "\nabc", "\n"), "\nabc\n")
+  end)
+
   it("remembers lines", function()
     local out = dialog("> ", "1 + 41\n", "\n42", "\27[A\n", "\n42", "\n")
     assert.equal(2, select(2, out:gsub("\n42\n", "")))
