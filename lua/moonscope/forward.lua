@@ -9,7 +9,9 @@ local tensor = require "moonscope.tensor"
 
 local Llama, Session = core.types.Llama, core.types.Session
 
-local CHUNK = 256 -- tokens of a prefill that are one job, so that others get their turn
+---Tokens of a prefill that are one job, so that others get their turn: about 50 ms on an H100, and enough
+---of them to keep it busy.
+local CHUNK, CHUNK_ON_GPU = 256, 1024
 
 local FORWARD = options.names("capture", "logits", "edits", "chunk")
 local STEP = options.names("capture", "logits", "edits")
@@ -94,8 +96,8 @@ local function prefill(session, ids, plan, depth, which, chunk)
   return out
 end
 
-local function chunk_of(who, opts)
-  local chunk = opts.chunk or CHUNK
+local function chunk_of(who, opts, session)
+  local chunk = opts.chunk or session.chunk
   if math.type(chunk) ~= "integer" or chunk < 1 then
     error(("%s: chunk: found %s, expected a whole number from 1"):format(who, tostring(chunk)), 3)
   end
@@ -123,6 +125,7 @@ function Llama:session()
   local session = self:_session()
   local fields = core.fields(session)
   fields.model, fields.n_generated = self, 0
+  fields.chunk = self:device() == "cpu" and CHUNK or CHUNK_ON_GPU
   return session
 end
 
@@ -134,7 +137,7 @@ function Session:prefill(ids, opts)
   opts = options.check("prefill", opts, FORWARD)
   check_ids("prefill", ids)
   local model = self.model
-  local which, chunk = logits_of("prefill", opts), chunk_of("prefill", opts)
+  local which, chunk = logits_of("prefill", opts), chunk_of("prefill", opts, self)
   return prefill(self, ids, plan_of(model, opts), model.config.n_layers, which, chunk)
 end
 
@@ -153,11 +156,11 @@ function Llama:forward(prompt, opts)
   opts = options.check("forward", opts, FORWARD)
   local ids = self:ids_of(prompt)
   check_ids("forward", ids)
-  local plan, which, chunk = plan_of(self, opts), logits_of("forward", opts), chunk_of("forward", opts)
+  local plan, which = plan_of(self, opts), logits_of("forward", opts)
   local depth = self.config.n_layers
   if which == "none" then depth = math.min(depth, last_depth(self, plan)) end
   local session <close> = self:session()
-  local out = prefill(session, ids, plan, depth, which, chunk)
+  local out = prefill(session, ids, plan, depth, which, chunk_of("forward", opts, session))
   out.ids = ids
   return out
 end

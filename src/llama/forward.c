@@ -208,6 +208,30 @@ static moon_status project(const moon_tensor *out, const moon_tensor *x, const m
   return moon_op_linear(out, x, &l->w, l->bias.storage ? &l->bias : NULL, arithmetic, err);
 }
 
+static moon_product product(const moon_tensor *out, const moon_linear *l) {
+  return (moon_product){*out, l->w, l->bias};
+}
+
+/* Whether somebody reads this place of the layer that runs. */
+static bool is_captured(const moon_pass *p, moon_place place) {
+  for (int i = 0; i < p->n_captures; i++)
+    if (p->captures[i].place == place && p->captures[i].layer == p->layer)
+      return true;
+  return false;
+}
+
+/* The stream gets a sublayer's output; where that is captured it is made by itself first. */
+static moon_status add_to_stream(moon_pass *p, const moon_tensor *x, const moon_linear *l,
+                                 moon_place place, const moon_tensor *h, moon_err *err) {
+  if (!is_captured(p, place)) {
+    moon_product sum = product(&p->x, l);
+    return moon_op_products(&sum, 1, x, MOON_ADD_TO, p->arithmetic, err);
+  }
+  TRY(project(h, x, l, p->arithmetic, err));
+  TRY(capture(p, place, p->layer, h, err));
+  return moon_op_binary(MOON_ADD, &p->x, &p->x, h, err);
+}
+
 /* One layer's views of the work space, [n_rows] high. */
 typedef struct rows {
   moon_tensor h, q, k, v, heads, gate, up;        /* by row and head */
@@ -250,8 +274,7 @@ static moon_status attend_span(moon_pass *p, const rows *r, const moon_span *spa
          (status = rows_of(&v, &r->v, first, span->n_rows, false, err)) ||
          (status = rows_of(&heads, &r->heads, first, span->n_rows, false, err)) ||
          (status = rows_of(&positions, &p->positions, first, span->n_rows, false, err)) ||
-         (status = moon_op_kv_append(k_cache, &k, &positions, err)) ||
-         (status = moon_op_kv_append(v_cache, &v, &positions, err)) ||
+         (status = moon_op_kv_append(k_cache, v_cache, &k, &v, &positions, err)) ||
          (status = moon_op_attention(&heads, &q, k_cache, v_cache, &positions, scale, err)));
   moon_tensor_release(&q);
   moon_tensor_release(&k);
@@ -265,29 +288,23 @@ static moon_status run_attention(moon_pass *p, const rows *r, moon_err *err) {
   const moon_llama *m = p->model;
   const moon_layer *l = &m->layers[p->layer];
   TRY(moon_op_rms_norm(&r->h, &p->x, &l->input_norm, m->config.norm_eps, err));
-  TRY(project(&r->q_flat, &r->h, &l->q, p->arithmetic, err));
-  TRY(project(&r->k_flat, &r->h, &l->k, p->arithmetic, err));
-  TRY(project(&r->v_flat, &r->h, &l->v, p->arithmetic, err));
-  TRY(moon_op_rope(&r->q, &m->cos, &m->sin, &p->positions, err));
-  TRY(moon_op_rope(&r->k, &m->cos, &m->sin, &p->positions, err));
+  const moon_product qkv[] = {product(&r->q_flat, &l->q), product(&r->k_flat, &l->k),
+                              product(&r->v_flat, &l->v)};
+  TRY(moon_op_products(qkv, 3, &r->h, MOON_STORE, p->arithmetic, err));
+  TRY(moon_op_rope(&r->q, &r->k, &m->cos, &m->sin, &p->positions, err));
   for (int64_t i = 0, first = 0; i < p->n_spans; first += p->spans[i++].n_rows)
     TRY(attend_span(p, r, &p->spans[i], first, err));
   TRY(capture(p, MOON_AT_HEADS, p->layer, &r->heads, err));
-  TRY(project(&r->h, &r->heads_flat, &l->o, p->arithmetic, err));
-  TRY(capture(p, MOON_AT_SELF_ATTN, p->layer, &r->h, err));
-  return moon_op_binary(MOON_ADD, &p->x, &p->x, &r->h, err);
+  return add_to_stream(p, &r->heads_flat, &l->o, MOON_AT_SELF_ATTN, &r->h, err);
 }
 
 static moon_status run_mlp(moon_pass *p, const rows *r, moon_err *err) {
   const moon_llama *m = p->model;
   const moon_layer *l = &m->layers[p->layer];
   TRY(moon_op_rms_norm(&r->h, &p->x, &l->post_norm, m->config.norm_eps, err));
-  TRY(project(&r->gate, &r->h, &l->gate, p->arithmetic, err));
-  TRY(project(&r->up, &r->h, &l->up, p->arithmetic, err));
-  TRY(moon_op_swiglu(&r->gate, &r->gate, &r->up, err));
-  TRY(project(&r->h, &r->gate, &l->down, p->arithmetic, err));
-  TRY(capture(p, MOON_AT_MLP, p->layer, &r->h, err));
-  return moon_op_binary(MOON_ADD, &p->x, &p->x, &r->h, err);
+  const moon_product pair[] = {product(&r->gate, &l->gate), product(&r->up, &l->up)};
+  TRY(moon_op_products(pair, 2, &r->h, MOON_SWIGLU, p->arithmetic, err));
+  return add_to_stream(p, &r->gate, &l->down, MOON_AT_MLP, &r->h, err);
 }
 
 static moon_status run_layer(moon_pass *p, const rows *r, moon_err *err) {

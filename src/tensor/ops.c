@@ -270,14 +270,34 @@ moon_status moon_op_softmax(const moon_tensor *out, const moon_tensor *a, moon_e
   return status ? status : ops_of(out)->softmax(out, a, err);
 }
 
+static moon_status check_product(const moon_product *p, const moon_tensor *x, moon_err *err) {
+  const operand operands[] = {{"x", x, F32, {"M", "K"}},
+                              {"w", &p->w, WEIGHT, {"N", "K"}},
+                              {"bias", p->bias.storage ? &p->bias : NULL, WEIGHT, {"N"}},
+                              {"out", &p->out, F32 | WRITTEN, {"M", "N"}}};
+  return CHECK("linear", operands);
+}
+
+moon_status moon_op_products(const moon_product *list, int n, const moon_tensor *x,
+                             moon_epilogue epilogue, moon_arithmetic arithmetic, moon_err *err) {
+  moon_status status = MOON_OK;
+  assert(n >= 1 && n <= MOON_MAX_PRODUCTS && (epilogue != MOON_SWIGLU || n == 2));
+  for (int i = 0; i < n && !status; i++)
+    status = check_product(&list[i], x, err);
+  if (!status && epilogue == MOON_SWIGLU) {
+    const operand pair[] = {{"gate", &list[0].w, WEIGHT, {"d_ff", "d_model"}},
+                            {"up", &list[1].w, WEIGHT, {"d_ff", "d_model"}}};
+    status = CHECK("swiglu", pair);
+  }
+  return status ? status : ops_of(x)->products(list, n, x, epilogue, arithmetic, err);
+}
+
 moon_status moon_op_linear(const moon_tensor *out, const moon_tensor *x, const moon_tensor *w,
                            const moon_tensor *bias, moon_arithmetic arithmetic, moon_err *err) {
-  const operand operands[] = {{"x", x, F32, {"M", "K"}},
-                              {"w", w, WEIGHT, {"N", "K"}},
-                              {"bias", bias, WEIGHT, {"N"}},
-                              {"out", out, F32 | WRITTEN, {"M", "N"}}};
-  moon_status status = CHECK("linear", operands);
-  return status ? status : ops_of(out)->linear(out, x, w, bias, arithmetic, err);
+  moon_product one = {.out = *out, .w = *w};
+  if (bias)
+    one.bias = *bias;
+  return moon_op_products(&one, 1, x, MOON_STORE, arithmetic, err);
 }
 
 moon_status moon_op_embed(const moon_tensor *out, const moon_tensor *table, const moon_tensor *ids,
@@ -298,26 +318,31 @@ moon_status moon_op_rms_norm(const moon_tensor *out, const moon_tensor *x, const
   return status ? status : ops_of(out)->rms_norm(out, x, w, eps, err);
 }
 
-moon_status moon_op_rope(const moon_tensor *x, const moon_tensor *cos, const moon_tensor *sin,
-                         const moon_tensor *positions, moon_err *err) {
-  const operand operands[] = {{"x", x, F32 | WRITTEN, {"n_tok", "n_heads", "d_head"}},
+moon_status moon_op_rope(const moon_tensor *q, const moon_tensor *k, const moon_tensor *cos,
+                         const moon_tensor *sin, const moon_tensor *positions, moon_err *err) {
+  const operand operands[] = {{"q", q, F32 | WRITTEN, {"n_tok", "n_heads", "d_head"}},
+                              {"k", k, F32 | WRITTEN, {"n_tok", "n_kv_heads", "d_head"}},
                               {"cos", cos, F32, {"n_ctx", "d_head / 2"}},
                               {"sin", sin, F32, {"n_ctx", "d_head / 2"}},
                               {"positions", positions, I32, {"n_tok"}}};
   moon_status status = CHECK("rope", operands);
-  if (!status && x->shape[2] != 2 * cos->shape[1])
+  if (!status && q->shape[2] != 2 * cos->shape[1])
     status =
-        misfit("rope", &operands[0], &operands[1], ": d_head is not twice the columns of cos", err);
-  return status ? status : ops_of(x)->rope(x, cos, sin, positions, err);
+        misfit("rope", &operands[0], &operands[2], ": d_head is not twice the columns of cos", err);
+  return status ? status : ops_of(q)->rope(q, k, cos, sin, positions, err);
 }
 
-moon_status moon_op_kv_append(const moon_tensor *cache, const moon_tensor *x,
+moon_status moon_op_kv_append(const moon_tensor *k_cache, const moon_tensor *v_cache,
+                              const moon_tensor *k, const moon_tensor *v,
                               const moon_tensor *positions, moon_err *err) {
-  const operand operands[] = {{"x", x, F32, {"n_tok", "n_kv_heads", "d_head"}},
-                              {"cache", cache, WEIGHT | WRITTEN, {"n_kv_heads", "n_ctx", "d_head"}},
-                              {"positions", positions, I32, {"n_tok"}}};
+  const operand operands[] = {
+      {"k", k, F32, {"n_tok", "n_kv_heads", "d_head"}},
+      {"v", v, F32, {"n_tok", "n_kv_heads", "d_head"}},
+      {"k cache", k_cache, WEIGHT | WRITTEN, {"n_kv_heads", "n_ctx", "d_head"}},
+      {"v cache", v_cache, 1u << k_cache->dtype | WRITTEN, {"n_kv_heads", "n_ctx", "d_head"}},
+      {"positions", positions, I32, {"n_tok"}}};
   moon_status status = CHECK("kv_append", operands);
-  return status ? status : ops_of(x)->kv_append(cache, x, positions, err);
+  return status ? status : ops_of(k)->kv_append(k_cache, v_cache, k, v, positions, err);
 }
 
 moon_status moon_op_attention(const moon_tensor *out, const moon_tensor *q, const moon_tensor *k,
@@ -333,15 +358,6 @@ moon_status moon_op_attention(const moon_tensor *out, const moon_tensor *q, cons
     status = misfit("attention", &operands[0], &operands[1],
                     ": n_heads is no multiple of n_kv_heads", err);
   return status ? status : ops_of(out)->attention(out, q, k, v, positions, scale, err);
-}
-
-moon_status moon_op_swiglu(const moon_tensor *out, const moon_tensor *gate, const moon_tensor *up,
-                           moon_err *err) {
-  const operand operands[] = {{"gate", gate, F32 | SAME_SHAPE, {0}},
-                              {"up", up, F32 | SAME_SHAPE, {0}},
-                              {"out", out, F32 | SAME_SHAPE | WRITTEN, {0}}};
-  moon_status status = CHECK("swiglu", operands);
-  return status ? status : ops_of(out)->swiglu(out, gate, up, err);
 }
 
 moon_status moon_op_sae_activate(const moon_tensor *f, const moon_activation *activation,

@@ -37,6 +37,22 @@ typedef struct moon_activation {
   moon_tensor threshold; /* JUMPRELU: [d_sae] f32, x stays where x > threshold; else empty */
 } moon_activation;
 
+/* One of several products of the same x: w [N][K] and bias [N] (storage NULL: none) in f32, f16 or
+ * bf16, out [M][N]. */
+typedef struct moon_product {
+  moon_tensor out, w, bias;
+} moon_product;
+
+/* What becomes of y_i = x w_i^T + bias_i. One pass over x and the weights whatever it is, with the
+ * same bits as the steps one by one. */
+typedef enum moon_epilogue {
+  MOON_STORE,  /* out_i := y_i */
+  MOON_ADD_TO, /* out_i := out_i + y_i */
+  MOON_SWIGLU, /* two products: out_0 := y_0 / (1 + exp(-y_0)) * y_1; out_1 is work space */
+} moon_epilogue;
+
+enum { MOON_MAX_PRODUCTS = 3 };
+
 /* Rows of (index, value) pairs: row t is indices[starts[t] .. starts[t] + counts[t]), ascending. */
 typedef struct moon_sparse {
   int64_t n_rows, n_columns;
@@ -83,23 +99,22 @@ struct moon_ops {
   moon_status (*topk)(const moon_tensor *values, const moon_tensor *indices, const moon_tensor *a,
                       moon_err *err);
   moon_status (*softmax)(const moon_tensor *out, const moon_tensor *a, moon_err *err);
-  moon_status (*linear)(const moon_tensor *out, const moon_tensor *x, const moon_tensor *w,
-                        const moon_tensor *bias, moon_arithmetic arithmetic, moon_err *err);
+  moon_status (*products)(const moon_product *list, int n, const moon_tensor *x,
+                          moon_epilogue epilogue, moon_arithmetic arithmetic, moon_err *err);
 
   /* Llama */
   moon_status (*embed)(const moon_tensor *out, const moon_tensor *table, const moon_tensor *ids,
                        moon_err *err);
   moon_status (*rms_norm)(const moon_tensor *out, const moon_tensor *x, const moon_tensor *w,
                           float eps, moon_err *err);
-  moon_status (*rope)(const moon_tensor *x, const moon_tensor *cos, const moon_tensor *sin,
-                      const moon_tensor *positions, moon_err *err);
-  moon_status (*kv_append)(const moon_tensor *cache, const moon_tensor *x,
-                           const moon_tensor *positions, moon_err *err);
+  moon_status (*rope)(const moon_tensor *q, const moon_tensor *k, const moon_tensor *cos,
+                      const moon_tensor *sin, const moon_tensor *positions, moon_err *err);
+  moon_status (*kv_append)(const moon_tensor *k_cache, const moon_tensor *v_cache,
+                           const moon_tensor *k, const moon_tensor *v, const moon_tensor *positions,
+                           moon_err *err);
   moon_status (*attention)(const moon_tensor *out, const moon_tensor *q, const moon_tensor *k,
                            const moon_tensor *v, const moon_tensor *positions, float scale,
                            moon_err *err);
-  moon_status (*swiglu)(const moon_tensor *out, const moon_tensor *gate, const moon_tensor *up,
-                        moon_err *err);
 
   /* Sparse autoencoder */
   moon_status (*sae_activate)(const moon_tensor *f, const moon_activation *activation,
@@ -146,6 +161,9 @@ moon_status moon_op_softmax(const moon_tensor *out, const moon_tensor *a, moon_e
  * f32. */
 moon_status moon_op_linear(const moon_tensor *out, const moon_tensor *x, const moon_tensor *w,
                            const moon_tensor *bias, moon_arithmetic arithmetic, moon_err *err);
+/* 1 to MOON_MAX_PRODUCTS products of x [M][K] at once. MOON_SWIGLU takes two of equal N. */
+moon_status moon_op_products(const moon_product *list, int n, const moon_tensor *x,
+                             moon_epilogue epilogue, moon_arithmetic arithmetic, moon_err *err);
 
 /* out [n][d] := rows ids i32 [n] of table [n_vocab][d] (f32, f16, bf16). Ids are the caller's to
  * check. */
@@ -154,14 +172,15 @@ moon_status moon_op_embed(const moon_tensor *out, const moon_tensor *table, cons
 /* out [n][d] := w * x / sqrt(mean(x^2) + eps), w [d] f32, f16 or bf16; out may be x. */
 moon_status moon_op_rms_norm(const moon_tensor *out, const moon_tensor *x, const moon_tensor *w,
                              float eps, moon_err *err);
-/* Rotates x [n][heads][d_head] in place, halves paired as in Hugging Face's rotate_half:
- * (a, b) -> (a cos - b sin, b cos + a sin) with row positions[t] (i32 [n]) of cos and sin
- * [n_ctx][d_head / 2]. */
-moon_status moon_op_rope(const moon_tensor *x, const moon_tensor *cos, const moon_tensor *sin,
-                         const moon_tensor *positions, moon_err *err);
-/* cache [n_kv_heads][n_ctx][d_head] (f32, f16, bf16) gets x [n][n_kv_heads][d_head] at rows
- * positions i32 [n]. */
-moon_status moon_op_kv_append(const moon_tensor *cache, const moon_tensor *x,
+/* Rotates q [n][n_heads][d_head] and k [n][n_kv_heads][d_head] in place, halves paired as in
+ * Hugging Face's rotate_half: (a, b) -> (a cos - b sin, b cos + a sin) with row positions[t] (i32
+ * [n]) of cos and sin [n_ctx][d_head / 2]. */
+moon_status moon_op_rope(const moon_tensor *q, const moon_tensor *k, const moon_tensor *cos,
+                         const moon_tensor *sin, const moon_tensor *positions, moon_err *err);
+/* The caches [n_kv_heads][n_ctx][d_head] (f32, f16, bf16, both the same) get k and v
+ * [n][n_kv_heads][d_head] at rows positions i32 [n]. */
+moon_status moon_op_kv_append(const moon_tensor *k_cache, const moon_tensor *v_cache,
+                              const moon_tensor *k, const moon_tensor *v,
                               const moon_tensor *positions, moon_err *err);
 /* out, q [n][n_heads][d_head]; k, v caches as above. Query t sees rows 0 .. positions[t]; head h
  * reads kv head h / (n_heads / n_kv_heads). out[t][h] := softmax(scale q k^T) v, everything in f32.
@@ -169,9 +188,6 @@ moon_status moon_op_kv_append(const moon_tensor *cache, const moon_tensor *x,
 moon_status moon_op_attention(const moon_tensor *out, const moon_tensor *q, const moon_tensor *k,
                               const moon_tensor *v, const moon_tensor *positions, float scale,
                               moon_err *err);
-/* out := gate / (1 + exp(-gate)) * up, same shapes; out may be gate or up. */
-moon_status moon_op_swiglu(const moon_tensor *out, const moon_tensor *gate, const moon_tensor *up,
-                           moon_err *err);
 
 /* f [n][d_sae] in place: pre-activations to features, >= 0. NaN stays NaN. */
 moon_status moon_op_sae_activate(const moon_tensor *f, const moon_activation *activation,

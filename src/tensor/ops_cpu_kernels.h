@@ -104,9 +104,10 @@ INLINE const void *at(moon_dtype dtype, const void *w, int64_t i) {
   return (const char *)w + i * (dtype == MOON_F32 ? 4 : 2);
 }
 
-/* Weight rows [first, first + W_ROWS) against every row of x. */
+/* Weight rows [first, first + W_ROWS) against every row of x; `add`: to what is there. */
 INLINE void linear_block(moon_dtype dtype, float *out, const float *x, const void *w,
-                         const moon_tensor *bias, int64_t M, int64_t N, int64_t K, int64_t first) {
+                         const moon_tensor *bias, bool add, int64_t M, int64_t N, int64_t K,
+                         int64_t first) {
   int64_t last = first + W_ROWS < N ? first + W_ROWS : N;
   float y[X_ROWS];
   for (int64_t m = 0; m < M; m += X_ROWS) {
@@ -118,9 +119,11 @@ INLINE void linear_block(moon_dtype dtype, float *out, const float *x, const voi
       else
         for (int64_t r = 0; r < rows; r++)
           dot_rows(y + r, x + (m + r) * K, K, 1, dtype, row, K);
-      float b = bias ? load_one(bias->dtype, moon_tensor_data(bias), n) : 0;
-      for (int64_t r = 0; r < rows; r++)
-        out[(m + r) * N + n] = bias ? y[r] + b : y[r];
+      float b = bias->storage ? load_one(bias->dtype, moon_tensor_data(bias), n) : 0;
+      for (int64_t r = 0; r < rows; r++) {
+        float *place = out + (m + r) * N + n, sum = bias->storage ? y[r] + b : y[r];
+        *place = add ? *place + sum : sum;
+      }
     }
   }
 }
@@ -130,31 +133,44 @@ static bool worth_threads(int64_t multiply_adds) {
 }
 
 static float *rounded_to_bf16(const float *x, int64_t n) {
-  float *out = malloc((size_t)n * sizeof *out);
+  float *out = malloc((size_t)n * sizeof *out + 1);
   for (int64_t i = 0; out && i < n; i++)
     out[i] = moon_bf16_to_f32(moon_bf16_from_f32(x[i]));
   return out;
 }
 
-static moon_status linear(const moon_tensor *out, const moon_tensor *x, const moon_tensor *w,
-                          const moon_tensor *bias, moon_arithmetic arithmetic, moon_err *err) {
-  int64_t M = out->shape[0], N = out->shape[1], K = x->shape[1];
-  const float *xs = moon_tensor_data(x);
-  float *rounded = NULL, *ys = moon_tensor_data(out);
-  const void *ws = moon_tensor_data(w);
-  if (M == 0 || N == 0)
-    return MOON_OK;
-  if (arithmetic == MOON_ARITHMETIC_BF16 && w->dtype == MOON_BF16 && K > 0) {
-    rounded = rounded_to_bf16(xs, M * K);
-    if (!rounded)
-      return moon_fail(err, MOON_ENOMEM, "linear: no memory for %lld activations",
-                       (long long)(M * K));
-    xs = rounded;
-  }
+/* x: what the product multiplies with */
+static void linear(const moon_product *p, const float *x, bool add) {
+  int64_t M = p->out.shape[0], N = p->out.shape[1], K = p->w.shape[1];
+  float *y = moon_tensor_data(&p->out);
+  const void *w = moon_tensor_data(&p->w);
 #pragma omp parallel for schedule(static) \
     num_threads(moon_cpu_threads()) if (worth_threads(M * N * K))
   for (int64_t first = 0; first < N; first += W_ROWS)
-    WITH_DTYPE(w->dtype, linear_block(DTYPE, ys, xs, ws, bias, M, N, K, first));
+    WITH_DTYPE(p->w.dtype, linear_block(DTYPE, y, x, w, &p->bias, add, M, N, K, first));
+}
+
+static void swiglu(float *gate, const float *up, int64_t n) {
+#pragma omp parallel for schedule(static) num_threads(moon_cpu_threads()) if (worth_threads(n * 16))
+  for (int64_t i = 0; i < n; i++)
+    gate[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+}
+
+static moon_status products(const moon_product *list, int n, const moon_tensor *x,
+                            moon_epilogue epilogue, moon_arithmetic arithmetic, moon_err *err) {
+  int64_t count = moon_tensor_count(x);
+  const float *xs = moon_tensor_data(x);
+  float *rounded = NULL;
+  for (int i = 0; i < n; i++) {
+    bool rounds = arithmetic == MOON_ARITHMETIC_BF16 && list[i].w.dtype == MOON_BF16;
+    if (rounds && !rounded && !(rounded = rounded_to_bf16(xs, count)))
+      return moon_fail(err, MOON_ENOMEM, "linear: no memory for %lld activations",
+                       (long long)count);
+    linear(&list[i], rounds ? rounded : xs, epilogue == MOON_ADD_TO);
+  }
+  if (epilogue == MOON_SWIGLU)
+    swiglu(moon_tensor_data(&list[0].out), moon_tensor_data(&list[1].out),
+           moon_tensor_count(&list[0].out));
   free(rounded);
   return MOON_OK;
 }
@@ -222,18 +238,6 @@ static moon_status attention(const moon_tensor *out, const moon_tensor *q, const
     }
   }
   free(scores);
-  return MOON_OK;
-}
-
-static moon_status swiglu(const moon_tensor *out, const moon_tensor *gate, const moon_tensor *up,
-                          moon_err *err) {
-  (void)err;
-  int64_t n = moon_tensor_count(out);
-  float *y = moon_tensor_data(out);
-  const float *g = moon_tensor_data(gate), *u = moon_tensor_data(up);
-#pragma omp parallel for schedule(static) num_threads(moon_cpu_threads()) if (worth_threads(n * 16))
-  for (int64_t i = 0; i < n; i++)
-    y[i] = g[i] / (1.0f + expf(-g[i])) * u[i];
   return MOON_OK;
 }
 
@@ -339,10 +343,9 @@ static moon_status copy(const moon_tensor *out, const moon_tensor *a, moon_err *
 
 static void add_kernels(moon_ops *table) {
   table->copy = copy;
-  table->linear = linear;
+  table->products = products;
   table->rms_norm = rms_norm;
   table->attention = attention;
-  table->swiglu = swiglu;
   table->sae_decode = sae_decode;
   table->axpy_rows = axpy_rows;
 }

@@ -302,22 +302,36 @@ static moon_status softmax(const moon_tensor *out, const moon_tensor *a, moon_er
   return MOON_OK;
 }
 
-static moon_status linear(const moon_tensor *out, const moon_tensor *x, const moon_tensor *w,
-                          const moon_tensor *bias, moon_arithmetic arithmetic, moon_err *err) {
-  (void)err;
-  int64_t M = x->shape[0], K = x->shape[1], N = w->shape[0];
-  bool round = arithmetic == MOON_ARITHMETIC_BF16 && w->dtype == MOON_BF16;
+/* y [M][N] of one product, into out or added to it. */
+static void linear(const moon_product *p, const moon_tensor *x, bool add,
+                   moon_arithmetic arithmetic) {
+  int64_t M = x->shape[0], K = x->shape[1], N = p->w.shape[0];
+  bool round = arithmetic == MOON_ARITHMETIC_BF16 && p->w.dtype == MOON_BF16;
   const float *xs = moon_tensor_data(x);
-  float *ys = moon_tensor_data(out);
+  float *ys = moon_tensor_data(&p->out);
   for (int64_t m = 0; m < M; m++)
     for (int64_t n = 0; n < N; n++) {
       float sum = 0;
       for (int64_t k = 0; k < K; k++) {
         float a = xs[m * K + k];
-        sum += (round ? moon_bf16_to_f32(moon_bf16_from_f32(a)) : a) * load(w, n * K + k);
+        sum += (round ? moon_bf16_to_f32(moon_bf16_from_f32(a)) : a) * load(&p->w, n * K + k);
       }
-      ys[m * N + n] = bias ? sum + load(bias, n) : sum;
+      float y = p->bias.storage ? sum + load(&p->bias, n) : sum;
+      ys[m * N + n] = add ? ys[m * N + n] + y : y;
     }
+}
+
+static moon_status products(const moon_product *list, int n, const moon_tensor *x,
+                            moon_epilogue epilogue, moon_arithmetic arithmetic, moon_err *err) {
+  (void)err;
+  for (int i = 0; i < n; i++)
+    linear(&list[i], x, epilogue == MOON_ADD_TO, arithmetic);
+  if (epilogue != MOON_SWIGLU)
+    return MOON_OK;
+  float *gate = moon_tensor_data(&list[0].out);
+  const float *up = moon_tensor_data(&list[1].out);
+  for (int64_t i = 0; i < moon_tensor_count(&list[0].out); i++)
+    gate[i] = gate[i] / (1 + expf(-gate[i])) * up[i];
   return MOON_OK;
 }
 
@@ -349,11 +363,9 @@ static moon_status rms_norm(const moon_tensor *out, const moon_tensor *x, const 
   return MOON_OK;
 }
 
-static moon_status rope(const moon_tensor *x, const moon_tensor *cos, const moon_tensor *sin,
-                        const moon_tensor *positions, moon_err *err) {
-  (void)err;
+static void rotate(const moon_tensor *x, const moon_tensor *cos, const moon_tensor *sin,
+                   const int32_t *position) {
   int64_t n_heads = x->shape[1], half = cos->shape[1];
-  const int32_t *position = moon_tensor_data(positions);
   for (int64_t t = 0; t < x->shape[0]; t++)
     for (int64_t head = 0; head < n_heads; head++) {
       float *a = (float *)moon_tensor_data(x) + (t * n_heads + head) * 2 * half, *b = a + half;
@@ -365,21 +377,33 @@ static moon_status rope(const moon_tensor *x, const moon_tensor *cos, const moon
         a[i] = first;
       }
     }
+}
+
+static moon_status rope(const moon_tensor *q, const moon_tensor *k, const moon_tensor *cos,
+                        const moon_tensor *sin, const moon_tensor *positions, moon_err *err) {
+  (void)err;
+  rotate(q, cos, sin, moon_tensor_data(positions));
+  rotate(k, cos, sin, moon_tensor_data(positions));
   return MOON_OK;
 }
 
-static moon_status kv_append(const moon_tensor *cache, const moon_tensor *x,
-                             const moon_tensor *positions, moon_err *err) {
-  (void)err;
+static void append(const moon_tensor *cache, const moon_tensor *x, const int32_t *position) {
   int64_t n_heads = cache->shape[0], n_ctx = cache->shape[1], d_head = cache->shape[2];
   int64_t size = (int64_t)moon_dtype_size(cache->dtype);
-  const int32_t *position = moon_tensor_data(positions);
   for (int64_t t = 0; t < x->shape[0]; t++)
     for (int64_t head = 0; head < n_heads; head++) {
       const float *from = (const float *)moon_tensor_data(x) + (t * n_heads + head) * d_head;
       char *to = (char *)moon_tensor_data(cache) + (head * n_ctx + position[t]) * d_head * size;
       moon_dtype_convert(to, cache->dtype, from, MOON_F32, (size_t)d_head);
     }
+}
+
+static moon_status kv_append(const moon_tensor *k_cache, const moon_tensor *v_cache,
+                             const moon_tensor *k, const moon_tensor *v,
+                             const moon_tensor *positions, moon_err *err) {
+  (void)err;
+  append(k_cache, k, moon_tensor_data(positions));
+  append(v_cache, v, moon_tensor_data(positions));
   return MOON_OK;
 }
 
@@ -418,16 +442,6 @@ static moon_status attention(const moon_tensor *out, const moon_tensor *q, const
              head / group * n_ctx * d_head, position[t] + 1, scale, weights);
     }
   free(weights);
-  return MOON_OK;
-}
-
-static moon_status swiglu(const moon_tensor *out, const moon_tensor *gate, const moon_tensor *up,
-                          moon_err *err) {
-  (void)err;
-  float *y = moon_tensor_data(out);
-  const float *g = moon_tensor_data(gate), *u = moon_tensor_data(up);
-  for (int64_t i = 0; i < moon_tensor_count(out); i++)
-    y[i] = g[i] / (1 + expf(-g[i])) * u[i];
   return MOON_OK;
 }
 
@@ -561,13 +575,12 @@ const moon_ops moon_ops_reference = {
     .argmax = argmax,
     .topk = topk,
     .softmax = softmax,
-    .linear = linear,
+    .products = products,
     .embed = embed,
     .rms_norm = rms_norm,
     .rope = rope,
     .kv_append = kv_append,
     .attention = attention,
-    .swiglu = swiglu,
     .sae_activate = sae_activate,
     .sae_compact = sae_compact,
     .sae_decode = sae_decode,

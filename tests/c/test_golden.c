@@ -223,19 +223,28 @@ static void test_hidden_states(void **state) {
   on_each_backend(check_hidden_states);
 }
 
-/* Layer 0's queries or keys after RoPE: the same operations as in the pass, since they are no place
- * of their own. */
-static void check_rotated(moon_llama *m, const moon_tensor *normed, const moon_linear *map,
-                          int64_t n_heads, const moon_tensor *positions, const char *name) {
+/* normed through the map, as heads of 16. */
+static moon_tensor project_heads(const moon_tensor *normed, const moon_linear *map,
+                                 int64_t n_heads) {
   moon_tensor flat, heads;
   int64_t n = prompts[0].n;
   ok(moon_tensor_new(&flat, device, MOON_F32, (int64_t[]){n, n_heads * 16}, 2, &err));
   ok(moon_op_linear(&flat, normed, &map->w, NULL, MOON_ARITHMETIC_F32, &err));
   ok(moon_tensor_reshape(&heads, &flat, (int64_t[]){n, n_heads, 16}, 3, &err));
-  ok(moon_op_rope(&heads, &m->cos, &m->sin, positions, &err));
-  against_golden(name, &heads, 1e-4);
   moon_tensor_release(&flat);
-  moon_tensor_release(&heads);
+  return heads;
+}
+
+/* Layer 0's queries and keys after RoPE: the same operations as in the pass, since they are no
+ * place of their own. */
+static void check_rotated(moon_llama *m, const moon_tensor *normed, const moon_tensor *positions) {
+  moon_tensor q = project_heads(normed, &m->layers[0].q, 8);
+  moon_tensor k = project_heads(normed, &m->layers[0].k, 2);
+  ok(moon_op_rope(&q, &k, &m->cos, &m->sin, positions, &err));
+  against_golden("p0.layer0.q_rotated", &q, 1e-4);
+  against_golden("p0.layer0.k_rotated", &k, 1e-4);
+  moon_tensor_release(&q);
+  moon_tensor_release(&k);
 }
 
 static void check_layer_zero(void) {
@@ -251,8 +260,7 @@ static void check_layer_zero(void) {
   ok(moon_tensor_new(&normed, device, MOON_F32, c[0].out.shape, 2, &err));
   ok(moon_op_rms_norm(&normed, &c[0].out, &m->layers[0].input_norm, m->config.norm_eps, &err));
   against_golden("p0.layer0.input_norm", &normed, 1e-4);
-  check_rotated(m, &normed, &m->layers[0].q, 8, &r.pass->positions, "p0.layer0.q_rotated");
-  check_rotated(m, &normed, &m->layers[0].k, 2, &r.pass->positions, "p0.layer0.k_rotated");
+  check_rotated(m, &normed, &r.pass->positions);
   moon_tensor_release(&normed);
   end(&r);
   moon_llama_release(m);

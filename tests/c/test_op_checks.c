@@ -105,8 +105,8 @@ static void llama(void **state) {
         "attention: q [1, 4, 8] does not fit k [2, 5, 16]: d_head is 8 and 16");
   FAILS(moon_op_attention(q, q, F32(2, 5, 8), TENSOR(BF16, 2, 5, 8), positions, 1, &err),
         MOON_EDTYPE, "attention: v is bf16, expected f32");
-  FAILS(moon_op_rope(q, F32(9, 8), F32(9, 8), positions, &err), MOON_ESHAPE,
-        "rope: x [1, 4, 8] does not fit cos [9, 8]: d_head is not twice the columns of cos");
+  FAILS(moon_op_rope(q, q, F32(9, 8), F32(9, 8), positions, &err), MOON_ESHAPE,
+        "rope: q [1, 4, 8] does not fit cos [9, 8]: d_head is not twice the columns of cos");
 }
 
 static void sparse_autoencoder(void **state) {

@@ -17,7 +17,7 @@
 #include "tensor/dtype.h"
 #include "tensor/ops.h"
 
-enum { MAX_OPERANDS = 8, MAX_REPORTS = 3 };
+enum { MAX_OPERANDS = 10, MAX_REPORTS = 3 };
 
 /* How the elements of an operand begin. */
 typedef enum filling {
@@ -317,24 +317,43 @@ static void softmax(trial *t) {
   t->call = call_softmax;
 }
 
-static moon_status call_linear(const moon_tensor *t, const trial *p, moon_err *err) {
-  return moon_op_linear(&t[0], &t[1], &t[2], p->variant ? &t[3] : NULL, (moon_arithmetic)p->op,
-                        err);
+/* x, then out, w and bias of each product. */
+static moon_status call_products(const moon_tensor *t, const trial *p, moon_err *err) {
+  moon_product list[MOON_MAX_PRODUCTS] = {{{0}}};
+  int n = (p->n_operands - 1) / 3;
+  for (int i = 0; i < n; i++) {
+    list[i].out = t[1 + 3 * i];
+    list[i].w = t[2 + 3 * i];
+    if (p->variant)
+      list[i].bias = t[3 + 3 * i];
+  }
+  return moon_op_products(list, n, &t[0], (moon_epilogue)p->k, (moon_arithmetic)p->op, err);
 }
 
-static void linear(trial *t) {
-  int64_t M = pick_rows(),
-          K = random_below(20) ? random_below(8) ? pick_width() : 8 * (60 + random_below(60)) : 0,
-          N = pick_width();
+static int64_t pick_depth(void) {
+  if (random_below(20) == 0)
+    return 0;
+  return random_below(8) ? pick_width() : 8 * (60 + random_below(60));
+}
+
+static void products(trial *t) {
+  int64_t M = pick_rows(), K = pick_depth(), N = pick_width();
   t->op = (int)random_below(2);
-  t->variant = (int)random_below(2);
-  add(t, "out", ROWS | OUT, MOON_F32, ZERO, 2, M, N);
+  t->variant = (int)random_below(2); /* 1: with biases */
+  t->k = random_below(3);            /* the epilogue */
+  int n = t->k == MOON_SWIGLU ? 2 : 1 + (int)random_below(MOON_MAX_PRODUCTS);
+  moon_dtype dtype = pick_weight();
   add(t, "x", ROWS, MOON_F32, NORMAL, 2, M, K);
-  add(t, "w", 0, pick_weight(), NORMAL, 2, N, K);
-  add(t, "bias", 0, pick_weight(), NORMAL, 1, N);
-  t->atol = 4e-7 * (double)(K + 1);
+  for (int i = 0; i < n; i++) {
+    unsigned is_work = t->k == MOON_SWIGLU && i == 1 ? 0 : OUT;
+    add(t, "out", ROWS | is_work, MOON_F32, NORMAL, 2, M, N);
+    add(t, "w", 0, random_below(4) ? dtype : pick_weight(), NORMAL, 2, N, K);
+    add(t, "bias", 0, pick_weight(), NORMAL, 1, N);
+    N = t->k == MOON_SWIGLU ? N : pick_width();
+  }
+  t->atol = 4e-7 * (double)(K + 1) * (t->k == MOON_SWIGLU ? 1 + sqrt((double)K) : 1);
   t->rtol = 1e-5;
-  t->call = call_linear;
+  t->call = call_products;
 }
 
 static moon_status call_embed(const moon_tensor *t, const trial *p, moon_err *err) {
@@ -367,13 +386,14 @@ static void rms_norm(trial *t) {
 
 static moon_status call_rope(const moon_tensor *t, const trial *p, moon_err *err) {
   (void)p;
-  return moon_op_rope(&t[0], &t[1], &t[2], &t[3], err);
+  return moon_op_rope(&t[0], &t[1], &t[2], &t[3], &t[4], err);
 }
 
 static void rope(trial *t) {
   int64_t M = pick_rows(), heads = 1 + random_below(5), half = 1 + random_below(40);
   int64_t n_ctx = t->limit = 50;
-  add(t, "x", ROWS | OUT, MOON_F32, NORMAL, 3, M, heads, 2 * half);
+  add(t, "q", ROWS | OUT, MOON_F32, NORMAL, 3, M, heads, 2 * half);
+  add(t, "k", ROWS | OUT, MOON_F32, NORMAL, 3, M, 1 + random_below(heads), 2 * half);
   add(t, "cos", 0, MOON_F32, NORMAL, 2, n_ctx, half);
   add(t, "sin", 0, MOON_F32, NORMAL, 2, n_ctx, half);
   add(t, "positions", ROWS, MOON_I32, INDEX, 1, M);
@@ -383,13 +403,16 @@ static void rope(trial *t) {
 
 static moon_status call_kv_append(const moon_tensor *t, const trial *p, moon_err *err) {
   (void)p;
-  return moon_op_kv_append(&t[0], &t[1], &t[2], err);
+  return moon_op_kv_append(&t[0], &t[1], &t[2], &t[3], &t[4], err);
 }
 
 static void kv_append(trial *t) {
   int64_t M = pick_rows(), heads = 1 + random_below(5), d_head = pick_width(), n_ctx = 40;
-  add(t, "cache", OUT, pick_weight(), NORMAL, 3, heads, n_ctx, d_head);
-  add(t, "x", ROWS, MOON_F32, NORMAL, 3, M, heads, d_head);
+  moon_dtype dtype = pick_weight();
+  add(t, "k cache", OUT, dtype, NORMAL, 3, heads, n_ctx, d_head);
+  add(t, "v cache", OUT, dtype, NORMAL, 3, heads, n_ctx, d_head);
+  add(t, "k", ROWS, MOON_F32, NORMAL, 3, M, heads, d_head);
+  add(t, "v", ROWS, MOON_F32, NORMAL, 3, M, heads, d_head);
   add(t, "positions", ROWS, MOON_I32, DISTINCT, 1, M);
   t->call = call_kv_append;
 }
@@ -411,21 +434,6 @@ static void attention(trial *t) {
   t->atol = 1e-6 * (1 + sqrt((double)d_head));
   t->rtol = 2e-5;
   t->call = call_attention;
-}
-
-static moon_status call_swiglu(const moon_tensor *t, const trial *p, moon_err *err) {
-  return moon_op_swiglu(&t[0], &t[p->variant], &t[2], err);
-}
-
-static void swiglu(trial *t) {
-  int64_t M = pick_rows(), K = pick_width();
-  t->variant = (int)random_below(2); /* 0: in place of gate */
-  add(t, "out", ROWS | OUT, MOON_F32, NORMAL, 2, M, K);
-  add(t, "gate", ROWS, MOON_F32, NORMAL, 2, M, K);
-  add(t, "up", ROWS, MOON_F32, NORMAL, 2, M, K);
-  t->atol = 1e-7;
-  t->rtol = 1e-5;
-  t->call = call_swiglu;
 }
 
 static moon_status call_sae_activate(const moon_tensor *t, const trial *p, moon_err *err) {
@@ -528,10 +536,10 @@ static const struct {
 } ops[] = {
 #define OP(name) \
   { #name, name }
-    OP(copy),       OP(transpose), OP(fill),      OP(binary), OP(unary),        OP(reduce),
-    OP(argmax),     OP(topk),      OP(softmax),   OP(linear), OP(embed),        OP(rms_norm),
-    OP(rope),       OP(kv_append), OP(attention), OP(swiglu), OP(sae_activate), OP(sae_compact),
-    OP(sae_decode), OP(sae_edit),  OP(axpy_rows),
+    OP(copy),         OP(transpose),   OP(fill),       OP(binary),    OP(unary),
+    OP(reduce),       OP(argmax),      OP(topk),       OP(softmax),   OP(products),
+    OP(embed),        OP(rms_norm),    OP(rope),       OP(kv_append), OP(attention),
+    OP(sae_activate), OP(sae_compact), OP(sae_decode), OP(sae_edit),  OP(axpy_rows),
 #undef OP
 };
 

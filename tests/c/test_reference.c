@@ -98,8 +98,6 @@ static void elementwise(void **state) {
   assert_values(out, LIST(0, 4, NAN, 2));
   ok(moon_op_unary(MOON_SQRT, out, a, &err));
   assert_values(out, LIST(NAN, 2, NAN, sqrt(2)));
-  ok(moon_op_swiglu(out, T(F32, LIST(0, 1, -1, 100), 4), T(F32, LIST(5, 2, 2, 3), 4), &err));
-  assert_values(out, LIST(0, 2 / (1 + exp(-1)), -2 / (1 + exp(1)), 300));
 }
 
 static void sums(void **state) {
@@ -130,8 +128,22 @@ static void products(void **state) {
   ok(moon_op_linear(out, x, w32, NULL, MOON_ARITHMETIC_BF16,
                     &err)); /* means f32 where w is not bf16 */
   assert_values(out, LIST(1, 2, 11, 1 + 0x1p-9, 0, 3 + 3 * 0x1p-9));
+  moon_product sum = {.out = *out, .w = *w32};
+  ok(moon_op_products(&sum, 1, x, MOON_ADD_TO, MOON_ARITHMETIC_F32, &err));
+  assert_values(out, LIST(2, 4, 22, 2 + 0x1p-8, 0, 6 + 6 * 0x1p-9));
   ok(moon_op_linear(out, ZEROS(F32, 2, 0), ZEROS(F32, 3, 0), bias, MOON_ARITHMETIC_F32, &err));
   assert_values(out, LIST(0, 10, 0, 0, 10, 0));
+}
+
+static void gated(void **state) {
+  (void)state;
+  const moon_tensor *x = T(F32, LIST(0, 1, -1, 100), 4, 1), *gate = ZEROS(F32, 4, 1),
+                    *up = ZEROS(F32, 4, 1);
+  const moon_product pair[] = {
+      {.out = *gate, .w = *T(F32, LIST(1), 1, 1)},
+      {.out = *up, .w = *T(F32, LIST(2), 1, 1), .bias = *T(F32, LIST(4), 1)}};
+  ok(moon_op_products(pair, 2, x, MOON_SWIGLU, MOON_ARITHMETIC_F32, &err));
+  assert_values(gate, LIST(0, 6 / (1 + exp(-1)), -2 / (1 + exp(1)), 20400));
 }
 
 static void norm_and_rope(void **state) {
@@ -142,9 +154,11 @@ static void norm_and_rope(void **state) {
                       &err)); /* mean of squares 12.5, with eps 25 */
   assert_values(out, LIST(0.6, 1.6));
   const moon_tensor *q = T(F32, LIST(1, 2, 3, 4), 1, 1, 4); /* pairs are (1, 3) and (2, 4) */
-  ok(moon_op_rope(q, T(F32, LIST(9, 9, 0, 0.5), 2, 2), T(F32, LIST(9, 9, 1, 2), 2, 2), position,
+  const moon_tensor *k = T(F32, LIST(0, 0, 1, 1), 1, 1, 4);
+  ok(moon_op_rope(q, k, T(F32, LIST(9, 9, 0, 0.5), 2, 2), T(F32, LIST(9, 9, 1, 2), 2, 2), position,
                   &err));
   assert_values(q, LIST(-3, 0.5 * 2 - 2 * 4, 1, 0.5 * 4 + 2 * 2));
+  assert_values(k, LIST(-1, -2, 0, 0.5));
 }
 
 /* Two queries at positions 0 and 1, two heads that share one kv head. */
@@ -153,8 +167,8 @@ static void attends_to_the_past(void **state) {
   const moon_tensor *cache = ZEROS(F32, 1, 3, 1), *values = ZEROS(F32, 1, 3, 1),
                     *positions = T(I32, LIST(0, 1), 2);
   const moon_tensor *q = T(F32, LIST(0, 5, 0, 2), 2, 2, 1), *out = ZEROS(F32, 2, 2, 1);
-  ok(moon_op_kv_append(cache, T(F32, LIST(1, 1 + log(3) / 2), 2, 1, 1), positions, &err));
-  ok(moon_op_kv_append(values, T(F32, LIST(8, 16), 2, 1, 1), positions, &err));
+  ok(moon_op_kv_append(cache, values, T(F32, LIST(1, 1 + log(3) / 2), 2, 1, 1),
+                       T(F32, LIST(8, 16), 2, 1, 1), positions, &err));
   assert_values(values, LIST(8, 16, 0));
   ok(moon_op_attention(out, q, cache, values, positions, 1, &err));
   float got[4];
@@ -230,6 +244,7 @@ int main(int argc, char **argv) {
       TEST(elementwise),
       TEST(sums),
       TEST(products),
+      TEST(gated),
       TEST(norm_and_rope),
       TEST(attends_to_the_past),
       TEST(activations),

@@ -175,7 +175,7 @@ local step_bytes = bytes.all - (c.tied and 0 or bytes.embed) + kv_bytes
 local step = decode()
 local step_set = decode { { sae = sae, feature = 0, op = "set", value = 0.5, positions = "generated" } }
 local step_add = decode { { sae = sae, feature = 0, op = "add", value = 0.5, positions = "generated" } }
-local prefill_seconds, prefill_chunked = prefill(n), prefill()
+local prefill_seconds, prefill_chunked = prefill(n), prefill(256)
 local harvest_seconds, l0 = harvest()
 local encode_seconds = encode()
 local encode_flops = 2 * n * c.d_model * shape.d_sae

@@ -15,7 +15,7 @@
 
 #define LIBRARY "libcublasLt.so.13"
 
-enum { ALGORITHM_ROWS = 512, N_CANDIDATES = 8 };
+enum { ALGORITHM_ROWS = 2048, N_CANDIDATES = 8 };
 
 #define FUNCTIONS(X)                      \
   X(cublasLtCreate)                       \
@@ -179,9 +179,9 @@ static moon_status find_product(product **out, cuda_device *d, int64_t K, int64_
   return MOON_OK;
 }
 
-moon_status cublas_product(cuda_device *d, float *out, const void *x, const void *w, int64_t M,
-                           int64_t N, int64_t K, moon_err *err) {
-  const float one = 1, zero = 0;
+moon_status cublas_product(cuda_device *d, float *out, const void *x, const void *w, bool add,
+                           int64_t M, int64_t N, int64_t K, moon_err *err) {
+  const float one = 1, before = add ? 1 : 0;
   plan p = {};
   product *chosen = NULL;
   TRY(check_cuda(d, cudaSetDevice(d->index), "linear", 0, err));
@@ -189,7 +189,7 @@ moon_status cublas_product(cuda_device *d, float *out, const void *x, const void
   TRY(find_product(&chosen, d, K, N, err));
   cublasStatus_t s = make_plan(&p, M, N, K);
   if (!s)
-    s = lt.cublasLtMatmul((cublasLtHandle_t)d->cublas, p.operation, &one, w, p.w, x, p.x, &zero,
+    s = lt.cublasLtMatmul((cublasLtHandle_t)d->cublas, p.operation, &one, w, p.w, x, p.x, &before,
                           out, p.out, out, p.out, &chosen->algorithm, NULL, 0, d->stream);
   free_plan(&p);
   return check_cublas(d, s, err);

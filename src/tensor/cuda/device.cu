@@ -69,6 +69,14 @@ static moon_status count_devices(int *n, moon_err *err) {
                    code == cudaSuccess ? "found no CUDA device" : cudaGetErrorString(code));
 }
 
+/* Newer devices compile the PTX, which is of compute_80 and knows no overlap. */
+static bool has_overlap(int index) {
+  int major = 0, minor = 0;
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index);
+  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index);
+  return major == 9 && minor == 0;
+}
+
 static cuda_device *new_device(int index) {
   cuda_device *d = (cuda_device *)calloc(1, sizeof *d);
   if (!d)
@@ -77,6 +85,7 @@ static cuda_device *new_device(int index) {
   d->base.name = d->name;
   d->base.ops = &table;
   d->index = index;
+  d->overlaps = has_overlap(index);
   pthread_mutex_init(&d->memory.lock, NULL);
   return d;
 }

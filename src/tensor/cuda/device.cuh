@@ -50,7 +50,8 @@ struct cuda_device {
   moon_device base;
   int index;
   char name[16];
-  bool started; /* stream and staging are there */
+  bool overlaps; /* runs sm_90 code: a kernel may begin before the one in front of it has ended */
+  bool started;  /* stream and staging are there */
   cudaStream_t stream;
   pool memory;
   staging upload;
@@ -81,10 +82,10 @@ moon_status cuda_sync(moon_device *device, moon_err *err);
 moon_status take_scratch(cuda_device *d, size_t size, void **data, moon_err *err);
 moon_status start_staging(cuda_device *d, moon_err *err);
 
-/* out [M][N] := x [M][K] w [N][K]^T, all row-major; x and w in bf16, out f32; rows begin at
- * multiples of 16 bytes (cublas.cu). */
-moon_status cublas_product(cuda_device *d, float *out, const void *x, const void *w, int64_t M,
-                           int64_t N, int64_t K, moon_err *err);
+/* out [M][N] := x [M][K] w [N][K]^T, or `add` to what is there, all row-major; x and w in bf16, out
+ * f32; rows begin at multiples of 16 bytes (cublas.cu). */
+moon_status cublas_product(cuda_device *d, float *out, const void *x, const void *w, bool add,
+                           int64_t M, int64_t N, int64_t K, moon_err *err);
 
 /* device.cu */
 moon_status start_device(cuda_device *d, moon_err *err);
@@ -98,13 +99,18 @@ void add_sae_ops(moon_ops *table);       /* sae.cu */
 
 enum { DEFAULT_SHARED = 48 << 10 }; /* bytes; a kernel asks for more */
 
-/* Enqueues a kernel; an empty grid is nothing to do. `shared`: bytes of dynamic shared memory. */
 template <typename... P, typename... A>
-moon_status launch(cuda_device *d, const char *op, moon_err *err, void (*kernel)(P...), dim3 grid,
-                   unsigned threads, size_t shared, A... arguments) {
+moon_status launch_with(cuda_device *d, bool early, const char *op, moon_err *err,
+                        void (*kernel)(P...), dim3 grid, unsigned threads, size_t shared,
+                        A... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0)
     return MOON_OK;
   cudaLaunchConfig_t config = {};
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = early && d->overlaps;
   config.gridDim = grid;
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared;
@@ -115,6 +121,22 @@ moon_status launch(cuda_device *d, const char *op, moon_err *err, void (*kernel)
   if (code == cudaSuccess)
     code = cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...);
   return check_cuda(d, code, op, 0, err);
+}
+
+/* Enqueues a kernel; an empty grid is nothing to do. `shared`: bytes of dynamic shared memory. */
+template <typename... P, typename... A>
+moon_status launch(cuda_device *d, const char *op, moon_err *err, void (*kernel)(P...), dim3 grid,
+                   unsigned threads, size_t shared, A... arguments) {
+  return launch_with(d, false, op, err, kernel, grid, threads, shared, arguments...);
+}
+
+/* The same for a kernel that calls wait_for_inputs() (kernel.cuh) before it touches what others
+ * write: its blocks are set up, and weights on their way, while the kernel in front of it ends. For
+ * the many short kernels of a decode step. */
+template <typename... P, typename... A>
+moon_status launch_early(cuda_device *d, const char *op, moon_err *err, void (*kernel)(P...),
+                         dim3 grid, unsigned threads, size_t shared, A... arguments) {
+  return launch_with(d, true, op, err, kernel, grid, threads, shared, arguments...);
 }
 
 /* Enough blocks for n elements; a kernel's threads stride over what is left. */

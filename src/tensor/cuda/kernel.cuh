@@ -17,6 +17,25 @@ enum { WARP = 32, THREADS = 256 };
   type *name = (type *)dynamic_shared
 #endif
 
+/* In a kernel that launch_early enqueues: waits until the kernel in front of it has ended and its
+ * writes are seen; the next one may then begin in the same way. What comes before the call may read
+ * weights alone. */
+__device__ __forceinline__ void wait_for_inputs() {
+#if defined __CUDA_ARCH__ && __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();
+  cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+
+/* The 128 bytes around p are on their way to the L2 cache. */
+__device__ __forceinline__ void prefetch_l2(const void *p) {
+#ifdef __CUDA_ARCH__
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+#else
+  (void)p;
+#endif
+}
+
 /* Weights: f32, or 16 bits that say by their type what they are. */
 struct f16 {
   uint16_t bits;

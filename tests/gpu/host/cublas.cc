@@ -100,11 +100,12 @@ static float element(const void *data, const host_matrix *m, int64_t row, int64_
 
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, const void *alpha,
                               const void *a, cublasLtMatrixLayout_t a_layout, const void *b,
-                              cublasLtMatrixLayout_t b_layout, const void *beta, const void *,
+                              cublasLtMatrixLayout_t b_layout, const void *beta, const void *c,
                               cublasLtMatrixLayout_t, void *d, cublasLtMatrixLayout_t d_layout,
                               const cublasLtMatmulAlgo_t *algorithm, void *, size_t, cudaStream_t) {
   assert(operation->a == CUBLAS_OP_T && d_layout->dtype == CUDA_R_32F && algorithm->parts == 1);
-  assert(*(const float *)alpha == 1 && *(const float *)beta == 0);
+  bool add = *(const float *)beta == 1;
+  assert(*(const float *)alpha == 1 && (add || *(const float *)beta == 0) && c == d);
   assert((uintptr_t)a % 16 == 0 && (uintptr_t)b % 16 == 0 && (uintptr_t)d % 16 == 0);
   if (host_fails())
     return CUBLAS_STATUS_ALLOC_FAILED;
@@ -114,7 +115,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, 
       float sum = 0;
       for (int64_t k = 0; k < a_layout->rows; k++)
         sum += element(a, a_layout, k, row) * element(b, b_layout, k, column);
-      ((float *)d)[column * d_layout->leading + row] = sum;
+      float *place = (float *)d + column * d_layout->leading + row;
+      *place = add ? *place + sum : sum;
     }
   host_end_work();
   return CUBLAS_STATUS_SUCCESS;
