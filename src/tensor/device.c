@@ -16,6 +16,7 @@
 #include "tensor/cuda/plugin.h"
 
 static struct {
+  void *plugin;
   moon_device **devices;
   int n;
   moon_err why; /* there are none */
@@ -63,14 +64,18 @@ static void *open_plugin(moon_err *err) {
 
 static void find_cuda(void) {
   moon_cuda_open_fn *open;
-  void *plugin = open_plugin(&cuda.why);
-  if (!plugin)
+  cuda.plugin = open_plugin(&cuda.why);
+  if (!cuda.plugin)
     return;
-  *(void **)&open = dlsym(plugin, "moon_cuda_open");
+  *(void **)&open = dlsym(cuda.plugin, "moon_cuda_open");
   if (!open)
     moon_fail(&cuda.why, MOON_EDEVICE, "%s is not moonscope's", MOON_CUDA_PLUGIN);
   else if (open(&cuda.devices, &cuda.n, &cuda.why))
     cuda.n = 0;
+}
+
+void *moon_cuda_plugin(void) {
+  return cuda.plugin;
 }
 
 static void open_cuda(void) {

@@ -19,7 +19,7 @@ build=build/release
 [ $# = 1 ] || die "usage: tests/gpu/bundle.sh [--build DIR] OUT"
 out=$1
 [ -e "$out" ] && die "$out: exists already, expected a new folder or .tar"
-programs=(moonscope test_ops test_rows test_golden rates)
+programs=(moonscope test_ops test_rows test_golden rates graph)
 for program in "${programs[@]}"; do
   [ -x "$build/bin/$program" ] || die "$build/bin/$program: missing, build it first (tests/run.sh --setup-only)"
 done

@@ -115,6 +115,7 @@ step "golden numbers" 90 bin/test_golden "$backend"
 step "golden text and edits" 60 ./moonscope tests/gpu/golden.lua "$device" "$logs/first.safetensors"
 step "rows 1, 7, 128" 90 bin/test_rows "$backend" "${rows[@]}"
 step "same again" 60 ./moonscope tests/gpu/golden.lua "$device" "$logs/second.safetensors"
+[ "$device" = cpu ] || step "a step is one graph" 30 bin/graph "$device" examples/tiny
 step "same bits twice" 10 cmp "$logs/first.safetensors" "$logs/second.safetensors"
 rm -f "$logs"/{first,second}.safetensors
 

@@ -90,6 +90,11 @@ static cuda_device *new_device(int index) {
   return d;
 }
 
+extern "C" __attribute__((visibility("default"))) void *moon_cuda_stream(
+    const moon_device *device) {
+  return ((const cuda_device *)device)->stream;
+}
+
 extern "C" __attribute__((visibility("default"))) moon_status moon_cuda_open(moon_device ***devices,
                                                                              int *n,
                                                                              moon_err *err) {

@@ -129,6 +129,58 @@ __device__ __forceinline__ float load_weight(moon_dtype dtype, const void *w, in
   }
 }
 
+/* 16 bytes of a weight that is read once: they leave the L1 cache to what is read again. */
+__device__ __forceinline__ uint4 load_once(const void *p) {
+#ifdef __CUDA_ARCH__
+  uint4 v;
+  asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+      : "l"(p));
+  return v;
+#else
+  return *(const uint4 *)p;
+#endif
+}
+
+/* Eight elements as they lie in memory, at a multiple of 16 bytes: half the registers while they
+ * are on their way. */
+template <typename T>
+struct packed_8 {
+  uint4 words;
+};
+template <>
+struct packed_8<float> {
+  uint4 words, more;
+};
+
+__device__ __forceinline__ void load_packed(packed_8<float> *out, const float *from) {
+  out->words = load_once(from);
+  out->more = load_once(from + 4);
+}
+
+template <typename T>
+__device__ __forceinline__ void load_packed(packed_8<T> *out, const T *from) {
+  out->words = load_once(from);
+}
+
+__device__ __forceinline__ void unpack(float *out, const packed_8<float> &from) {
+  const uint32_t bits[8] = {from.words.x, from.words.y, from.words.z, from.words.w,
+                            from.more.x,  from.more.y,  from.more.z,  from.more.w};
+#pragma unroll
+  for (int i = 0; i < 8; i++)
+    out[i] = float_of(bits[i]);
+}
+
+template <typename T>
+__device__ __forceinline__ void unpack(float *out, const packed_8<T> &from) {
+  const uint32_t pairs[4] = {from.words.x, from.words.y, from.words.z, from.words.w};
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    out[2 * i] = to_f32(T{(uint16_t)pairs[i]});
+    out[2 * i + 1] = to_f32(T{(uint16_t)(pairs[i] >> 16)});
+  }
+}
+
 /* Eight elements that lie at a multiple of 16 bytes. */
 __device__ __forceinline__ void load_8(float *out, const float *from) {
   float4 a = ((const float4 *)from)[0], b = ((const float4 *)from)[1];
@@ -138,13 +190,8 @@ __device__ __forceinline__ void load_8(float *out, const float *from) {
 
 template <typename T>
 __device__ __forceinline__ void load_8(float *out, const T *from) {
-  uint4 words = *(const uint4 *)from;
-  const uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    out[2 * i] = to_f32(T{(uint16_t)pairs[i]});
-    out[2 * i + 1] = to_f32(T{(uint16_t)(pairs[i] >> 16)});
-  }
+  packed_8<T> packed = {*(const uint4 *)from};
+  unpack(out, packed);
 }
 
 /* Largest first: NaN before every number. */

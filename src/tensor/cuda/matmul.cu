@@ -112,30 +112,61 @@ __device__ __forceinline__ void prefetch(const columns<T, COLUMNS, PAIR> &from, 
       prefetch_l2(from.w[i] + k);
 }
 
-/* Adds the products of STEPS * 256 elements of K, or of what is left of them. The loads stand
- * first: all of them are under way at once. */
-template <typename T, bool ALIGNED, int ROWS, int COLUMNS, bool PAIR, int STEPS>
-__device__ __forceinline__ void add_products(float *acc, const dot_call &c,
-                                             const columns<T, COLUMNS, PAIR> &from, int64_t top,
-                                             int64_t k) {
-  float ws[STEPS][COLUMNS][VECTOR];
+template <int COLUMNS>
+__device__ __forceinline__ void multiply_add(float *acc, const float *xs,
+                                             const float (*ws)[VECTOR]) {
+#pragma unroll
+  for (int i = 0; i < COLUMNS; i++)
+#pragma unroll
+    for (int j = 0; j < VECTOR; j++)
+      acc[i] = fmaf(xs[j], ws[i][j], acc[i]);
+}
+
+/* Row `top` + r of x; past the last one it again, whose sums are dropped. */
+__device__ __forceinline__ const float *row_of(const dot_call &c, int64_t row) {
+  return c.x + (row < c.M ? row : c.M - 1) * c.K;
+}
+
+/* Adds the products of STEPS * 256 elements of K, all of them there and aligned. The loads of w
+ * come first and without a branch between them: all of them are on their way at once. */
+template <int ROWS, int COLUMNS, int STEPS, typename T, bool PAIR>
+__device__ __forceinline__ void add_steps(float *acc, const dot_call &c,
+                                          const columns<T, COLUMNS, PAIR> &from, int64_t top,
+                                          int64_t k) {
+  packed_8<T> packed[STEPS][COLUMNS];
 #pragma unroll
   for (int s = 0; s < STEPS; s++)
 #pragma unroll
     for (int i = 0; i < COLUMNS; i++)
-      load_part<ALIGNED>(ws[s][i], from.w[i], k + s * CHUNK, c.K);
+      load_packed(&packed[s][i], from.w[i] + k + s * CHUNK);
 #pragma unroll
-  for (int s = 0; s < STEPS; s++)
+  for (int s = 0; s < STEPS; s++) {
+    float ws[COLUMNS][VECTOR], xs[VECTOR];
+#pragma unroll
+    for (int i = 0; i < COLUMNS; i++)
+      unpack(ws[i], packed[s][i]);
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
-      float xs[VECTOR];
-      load_part<ALIGNED>(xs, c.x + (top + r < c.M ? top + r : c.M - 1) * c.K, k + s * CHUNK, c.K);
-#pragma unroll
-      for (int i = 0; i < COLUMNS; i++)
-#pragma unroll
-        for (int j = 0; j < VECTOR; j++)
-          acc[r * COLUMNS + i] = fmaf(xs[j], ws[s][i][j], acc[r * COLUMNS + i]);
+      load_8(xs, row_of(c, top + r) + k + s * CHUNK);
+      multiply_add<COLUMNS>(acc + r * COLUMNS, xs, ws);
     }
+  }
+}
+
+/* The same for up to 256 elements, or where rows lie anyhow. */
+template <bool ALIGNED, int ROWS, int COLUMNS, typename T, bool PAIR>
+__device__ __forceinline__ void add_rest(float *acc, const dot_call &c,
+                                         const columns<T, COLUMNS, PAIR> &from, int64_t top,
+                                         int64_t k) {
+  float ws[COLUMNS][VECTOR], xs[VECTOR];
+#pragma unroll
+  for (int i = 0; i < COLUMNS; i++)
+    load_part<ALIGNED>(ws[i], from.w[i], k, c.K);
+#pragma unroll
+  for (int r = 0; r < ROWS; r++) {
+    load_part<ALIGNED>(xs, row_of(c, top + r), k, c.K);
+    multiply_add<COLUMNS>(acc + r * COLUMNS, xs, ws);
+  }
 }
 
 /* The sum that this lane holds: row m, column i of the warp's. LANES lanes hold one sum. */
@@ -176,10 +207,11 @@ static __global__ void __launch_bounds__(THREADS) dot_kernel(const __grid_consta
     prefetch(mine, k + s * CHUNK, c.K);
   wait_for_inputs();
   float acc[ROWS * COLUMNS] = {0};
-  for (; k - lane * VECTOR + STEPS * CHUNK <= c.K; k += STEPS * CHUNK)
-    add_products<T, ALIGNED, ROWS, COLUMNS, PAIR, STEPS>(acc, c, mine, top, k);
+  if (ALIGNED)
+    for (; k - lane * VECTOR + STEPS * CHUNK <= c.K; k += STEPS * CHUNK)
+      add_steps<ROWS, COLUMNS, STEPS>(acc, c, mine, top, k);
   for (; k < c.K; k += CHUNK)
-    add_products<T, ALIGNED, ROWS, COLUMNS, PAIR, 1>(acc, c, mine, top, k);
+    add_rest<ALIGNED, ROWS, COLUMNS>(acc, c, mine, top, k);
   float sum = reduce_lanes<ROWS * COLUMNS>(acc);
   store_sum<T, COLUMNS, PAIR, LANES>(c, mine, top + lane / LANES / COLUMNS,
                                      (int)(lane / LANES % COLUMNS), sum);

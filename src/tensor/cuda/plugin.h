@@ -14,4 +14,11 @@
  * too old, no device, none that is new enough. */
 typedef moon_status moon_cuda_open_fn(moon_device ***devices, int *n, moon_err *err);
 
+/* The stream (a CUstream) that all work of one of those devices goes through, for what times or
+ * captures it. Borrowed. NULL before the device's first allocation. */
+typedef void *moon_cuda_stream_fn(const moon_device *device);
+
+/* The plugin's handle for dlsym; NULL where it was not opened (device.c). */
+void *moon_cuda_plugin(void);
+
 #endif
