@@ -103,7 +103,7 @@ function M.load_sae(path, opts)
   if not sae then return nil, message, code end
   local fields = core.fields(sae)
   for key, value in pairs(sae:_info()) do fields[key] = value end
-  fields.path, fields.hook = path, hook
+  fields.path, fields.hook, fields.activation = path, hook, "relu"
   fields.layer = hook and math.tointeger(tonumber(hook:match "^model%.layers%.(%d+)"))
   fields.exact = opts.model ~= nil and opts.model:precision() == "exact"
   if opts.model then
