@@ -11,11 +11,14 @@ function M.model(args)
   return ms.load_model(args.model, { device = args.device, precision = args.precision, context = args.context })
 end
 
----Reads --sae, --sae-dtype, --layer; nil without --sae.
+---Reads --sae, --sae-dtype, --layer and what a file may leave open: --format, --activation, --input-scale.
 ---@return userdata? sae
 ---@return string? message
 function M.sae(args, model)
-  return ms.load_sae(args.sae, { model = model, layer = args.layer, dtype = args.sae_dtype })
+  return ms.load_sae(args.sae, {
+    model = model, layer = args.layer, dtype = args.sae_dtype, format = args.format, activation = args.activation,
+    input_scale = args.input_scale,
+  })
 end
 
 ---"458:add:3.85" or "458:ablate" as an edit, but for its SAE.

@@ -3,12 +3,12 @@
 ---appears only when it is complete. Between two blocks other work gets its turn.
 local checkpoint = require "moonscope.checkpoint"
 local core = require "moonscope.core"
-require "moonscope.tensor" -- the sum of two biases
 local job = require "moonscope.job"
 local json = require "moonscope.json"
+local loader = require "moonscope.loader"
 local options = require "moonscope.options"
+local places = require "moonscope.places"
 local sae_configs = require "moonscope.sae_configs"
-local sae_format = require "moonscope.sae_format"
 
 local M = {}
 
@@ -23,7 +23,10 @@ local add_tensor = job.wrap(core.types.Digest._add_tensor)
 ---@field dtype? string  what float tensors become; as they are without it
 ---@field on_progress? fun(done: integer, total: integer)  bytes
 ---@field output? string  (sae) folder, "." unless given
----@field layer? integer|string  (sae) where the file is not one of SAE_CONFIGS
+---@field layer? integer|string  (sae) where neither the file nor SAE_CONFIGS tell
+---@field format? string  (sae) where the tensors fit several
+---@field activation? string  (sae) where the file does not say: "topk", "batchtopk:64"
+---@field input_scale? number  (sae) where the file does not say
 
 local function check_dtype(dtype)
   if dtype == nil or FLOAT_SIZES[dtype] then return true end
@@ -84,13 +87,25 @@ local function hashing(file)
   }
 end
 
+---A computed or transposed tensor, in blocks of rows.
+local function write_tensor(writer, plan, progress)
+  local n_rows = plan.shape[1] or 1
+  local row_size = n_rows > 0 and plan.nbytes // n_rows or 0
+  local step = math.max(1, row_size > 0 and BLOCK // row_size or n_rows)
+  for first = 1, n_rows, step do
+    local n = math.min(step, n_rows - first + 1)
+    local rows <close> = plan.tensor:narrow(1, first, n)
+    local converted <close> = rows:to { dtype = plan.dtype }
+    local ok, message, code = writer:write(converted)
+    if not ok then return nil, message, code end
+    progress(n * row_size)
+  end
+  return true
+end
+
 ---hasher: the source file's, or nil
 local function write_plan(writer, file, plan, hasher, progress)
-  if plan.tensor then
-    local ok, message, code = writer:write(plan.tensor)
-    if ok then progress(plan.nbytes) end
-    return ok, message, code
-  end
+  if plan.tensor then return write_tensor(writer, plan, progress) end
   local block = block_of(plan.info, plan.converted)
   return each_block(plan.info.nbytes, block, progress, function(first, size)
     if not hasher then return writer:copy(file, plan.source, first, size, plan.converted) end
@@ -165,47 +180,45 @@ local function describe_missing(path, entry)
   return ("%s: no such file. Download %s and put it there, or give the path of the file"):format(path, url)
 end
 
-local function layer_of(path, entry, layer)
+---The layer: the list's, else the file's own, else the caller's; two that differ are refused.
+local function layer_of(source, entry, layer)
   local given, message, code
   if layer ~= nil then
     given, message, code = sae_configs.parse_layer(layer)
     if not given then return nil, message, code end
   end
-  local known = entry and entry.layer
+  local known, by = entry and entry.layer, "SAE_CONFIGS"
+  if not known and source.own_layer then known, by = ("model.layers.%d"):format(source.own_layer), "its config" end
   if known and given and known ~= given then
-    return nil, ("%s: reads %s by SAE_CONFIGS, but --layer says %s"):format(path, known, given), "EINVAL"
+    return nil, ("%s: reads %s by %s, but --layer says %s"):format(source.path, known, by, given), "EINVAL"
   end
   if known or given then return known or given end
-  return nil, ("%s: not a file of SAE_CONFIGS, so its layer is unknown: give --layer N"):format(path), "EINVAL"
+  return nil, ("%s: not a file of SAE_CONFIGS, so its layer is unknown: give --layer N"):format(source.path), "EINVAL"
 end
 
----The names of Goodfire's files are kept; the workbench's get them.
-local sources = {
-  goodfire = {
-    ["encoder_linear.weight"] = "encoder_linear.weight", ["encoder_linear.bias"] = "encoder_linear.bias",
-    ["decoder_linear.weight"] = "decoder_linear.weight", ["decoder_linear.bias"] = "decoder_linear.bias",
-  },
-  workbench = {
-    ["encoder_linear.weight"] = "encoder.weight", ["encoder_linear.bias"] = "encoder.bias",
-    ["decoder_linear.weight"] = "decoder.weight", ["decoder_linear.bias"] = "decoder_bias",
-  },
+---Canonical parts under Goodfire's names, in the orientation of nn.Linear.
+local NAMES = {
+  w_enc = "encoder_linear.weight", b_enc = "encoder_linear.bias",
+  w_dec = "decoder_linear.weight", b_dec = "decoder_linear.bias",
+  threshold = "threshold", gate_bias = "gate_bias", mag_bias = "mag_bias", r_mag = "r_mag", skip = "skip.weight",
 }
 
----An untied workbench decoder adds two biases: one tensor, in the dtype of the first.
-local function add_biases(plan, file)
-  local bias <close> = file:tensor "decoder_bias"
-  local more <close> = file:tensor "decoder.bias"
-  local sum <close> = bias + more
-  plan.tensor = sum:to { dtype = plan.dtype }
+---A stored tensor goes bit by bit, unless it lies the other way round or is made of others.
+local function plan_part(source, key, part, dtype)
+  local name, transposed = NAMES[key], not part.transposed == (key == "w_dec")
+  if not part.map and not transposed then return plan_of(source.file, name, part[1], dtype) end
+  local t = loader.tensor(source.file, part)
+  if key == "w_dec" then t = t:t() end
+  local info = source.file:info(part[1])
+  local kept = part.dtype or info.dtype
+  local target = FLOAT_SIZES[kept] and dtype or kept
+  return { name = name, dtype = target, shape = t:shape(), nbytes = t:numel() * FLOAT_SIZES[target], tensor = t }
 end
 
-local function plans_of(file, format, dtype)
+local function plans_of(source, dtype)
   local plans = {}
-  for name, source in pairs(sources[format.name]) do
-    if file:info(source) then plans[#plans + 1] = plan_of(file, name, source, dtype) end
-  end
+  for key, part in pairs(source.tensors) do plans[#plans + 1] = plan_part(source, key, part, dtype) end
   table.sort(plans, function(a, b) return a.name < b.name end)
-  if format.name == "workbench" and not format.tied then add_biases(plans[1], file) end
   return plans
 end
 
@@ -219,41 +232,49 @@ local function finish(hasher, file)
   return hasher.digest:text()
 end
 
+---What the formula has beyond the four tensors of a ReLU autoencoder; left out where it has not.
+local EXTRAS = {
+  "k", "threshold", "subtract_b_dec", "input_scale", "output_scale", "decoder_norm", "normalisation", "output",
+}
+
 ---The metadata file: the same keys in the same order for every SAE, null where nothing is known.
 local function metadata_text(facts)
-  return json.encode(json.ordered {
-    { "layer_idx", math.tointeger(facts.layer:match "%d+$") },
+  local source = facts.source
+  local fields = {
+    { "layer_idx", places.layer_of(facts.layer) },
     { "layer", facts.layer },
-    { "input_dim", facts.format.d_model },
-    { "latent_dim", facts.format.d_sae },
+    { "input_dim", source.d_model },
+    { "latent_dim", source.d_sae },
     { "expansion_factor", facts.expansion_factor },
-    { "tied_weights", facts.format.tied },
-    { "activation_fn", "relu" },
+    { "tied_weights", source.tensors.w_dec == nil },
+    { "activation_fn", source.activation },
     { "dtype", facts.dtype },
     { "source", facts.entry and facts.entry.repo_id },
     { "source_revision", nil },
-    { "source_file", facts.path:match "[^/]*$" },
+    { "source_file", source.path:match "[^/]*$" },
     { "source_sha256", facts.source_sha256 },
     { "sha256", facts.sha256 },
-    { "hook", facts.layer },
-    { "format_version", 1 },
-    { "created_by", "moonscope " .. core.version },
-  }, { indent = 2 }) .. "\n"
+    { "hook", source.hook },
+  }
+  for _, name in ipairs(EXTRAS) do
+    if source[name] then fields[#fields + 1] = { name, source[name] } end
+  end
+  fields[#fields + 1] = { "format_version", 1 }
+  fields[#fields + 1] = { "created_by", "moonscope " .. core.version }
+  return json.encode(json.ordered(fields), { indent = 2 }) .. "\n"
 end
 
 ---What the tensors say, checked against the entry.
-local function measure(file, path, entry)
-  local format, message, code = sae_format.recognise(file)
-  if not format then return nil, path .. ": " .. message, code end
-  if not file:size() then return nil, path .. ": in several files, expected one", "EUNSUPPORTED" end
-  if entry and entry.d_model ~= format.d_model then
-    return nil, ("%s: d_model: found %d, expected %d"):format(path, format.d_model, entry.d_model), "ESHAPE"
+local function check_entry(source, entry)
+  if not source.file:size() then return nil, source.path .. ": in several files, expected one", "EUNSUPPORTED" end
+  if entry and entry.d_model ~= source.d_model then
+    return nil, ("%s: d_model: found %d, expected %d"):format(source.path, source.d_model, entry.d_model), "ESHAPE"
   end
-  if entry and entry.expansion_factor * format.d_model ~= format.d_sae then
-    return nil, ("%s: d_sae: found %d, expected %s times d_model %d"):format(path, format.d_sae,
-      entry.expansion_factor, format.d_model), "ESHAPE"
+  if entry and entry.expansion_factor * source.d_model ~= source.d_sae then
+    return nil, ("%s: d_sae: found %d, expected %s times d_model %d"):format(source.path, source.d_sae,
+      entry.expansion_factor, source.d_model), "ESHAPE"
   end
-  return format
+  return true
 end
 
 local function join(folder, name)
@@ -268,10 +289,11 @@ local function make_folder(folder)
 end
 
 ---Writes both files from an open one; they appear together.
-local function write_sae(file, facts, opts)
-  local stem = join(opts.output or ".", ("sae_layer_%s"):format(facts.layer:match "%d+$"))
+local function write_sae(facts, opts)
+  local file = facts.source.file
+  local stem = join(opts.output or ".", ("sae_layer_%d"):format(places.layer_of(facts.layer)))
   local safetensors, metadata = stem .. ".safetensors", stem .. "_metadata.json"
-  local plans = plans_of(file, facts.format, opts.dtype)
+  local plans = plans_of(facts.source, opts.dtype)
   if opts.output then make_folder(opts.output) end
   local writer, message, code = core.writer(safetensors, plans, {})
   if not writer then return nil, message, code end
@@ -282,7 +304,7 @@ local function write_sae(file, facts, opts)
   facts.source_sha256, message, code = finish(hasher, file)
   if not facts.source_sha256 then return nil, message, code end
   for _, plan in ipairs(plans) do
-    if plan.name == "encoder_linear.weight" then facts.dtype = plan.dtype end
+    if plan.name == NAMES.w_enc then facts.dtype = plan.dtype end
   end
   local ok
   ok, message, code = writer:publish(metadata, metadata_text(facts))
@@ -297,26 +319,25 @@ local function warning_of(path, entry, sha256)
   return ("%s: sha256 is %s, expected %s: not the file that SAE_CONFIGS knows"):format(path, sha256, entry.sha256)
 end
 
-local function convert_sae(file, path, entry, opts)
-  local format, layer, result, message, code
-  format, message, code = measure(file, path, entry)
-  if not format then return nil, message, code end
-  layer, message, code = layer_of(path, entry, opts.layer)
+local function convert_sae(source, entry, opts)
+  local ok, layer, result, message, code
+  ok, message, code = check_entry(source, entry)
+  if not ok then return nil, message, code end
+  layer, message, code = layer_of(source, entry, opts.layer)
   if not layer then return nil, message, code end
-  local ratio = format.d_sae / format.d_model
-  local facts = {
-    path = path, entry = entry, format = format, layer = layer, expansion_factor = math.tointeger(ratio) or ratio,
-  }
-  result, message, code = write_sae(file, facts, opts)
+  local ratio = source.d_sae / source.d_model
+  local facts = { source = source, entry = entry, layer = layer, expansion_factor = math.tointeger(ratio) or ratio }
+  result, message, code = write_sae(facts, opts)
   if not result then return nil, message, code end
-  result.warning = warning_of(path, entry, facts.source_sha256)
+  result.warning = warning_of(source.path, entry, facts.source_sha256)
   return result
 end
 
-local sae_options = options.names("dtype", "on_progress", "output", "layer")
+local sae_options = options.names("dtype", "on_progress", "output", "layer", "format", "activation", "input_scale")
 
----A sparse autoencoder into sae_layer_<L>.safetensors and sae_layer_<L>_metadata.json. Tensors are
----copied as they are, under Goodfire's names.
+---A sparse autoencoder of any known format into sae_layer_<L>.safetensors and sae_layer_<L>_metadata.json.
+---Tensors are copied as they are, under Goodfire's names and in Goodfire's orientation; what else the
+---formula has (a scale, a norm) stands in the metadata and is applied when the pair is loaded.
 ---@param name_or_path string  a name of SAE_CONFIGS (its file in the working directory), or a path
 ---@param opts? moonscope.convert.Options
 ---@return {safetensors: string, metadata: string, tensors: integer, bytes: integer, sha256: string,
@@ -325,16 +346,19 @@ local sae_options = options.names("dtype", "on_progress", "output", "layer")
 ---@return string? code
 function M.sae(name_or_path, opts)
   opts = options.check("convert", opts, sae_options)
-  local ok, file, message, code
+  local ok, source, message, code
   ok, message = sae_configs.check(sae_configs.SAE_CONFIGS)
   if not ok then return nil, message, "EINVAL" end
   ok, message, code = check_dtype(opts.dtype)
   if not ok then return nil, message, code end
   local path, entry = find_source(name_or_path)
-  file, message, code = checkpoint.open(path)
-  if not file then return nil, code == "ENOENT" and describe_missing(path, entry) or message, code end
-  local guard <close> = file
-  return convert_sae(file, path, entry, opts)
+  source, message, code = loader.open(path, {
+    format = opts.format, activation = opts.activation, input_scale = opts.input_scale, layer = opts.layer,
+    entry = entry,
+  })
+  if not source then return nil, code == "ENOENT" and describe_missing(path, entry) or message, code end
+  local guard <close> = source.file
+  return convert_sae(source, entry, opts)
 end
 
 -- Hashes

@@ -2,6 +2,7 @@
 ---Edits of features: what a user writes, checked and put in groups, and which positions each one
 ---acts on. The arithmetic is the core's (src/sae/edit.h).
 local options = require "moonscope.options"
+local places = require "moonscope.places"
 local core = require "moonscope.core"
 
 local M = {}
@@ -52,6 +53,13 @@ local function check_edit(number, edit, model)
   if type(sae) ~= "userdata" or not sae.d_sae then refuse(number, "sae: expected a loaded SAE") end
   if not sae.hook then
     refuse(number, "the SAE's layer is unknown: load it with layer = N (--layer N), the layer that it was trained on")
+  end
+  if sae.output then
+    refuse(number, "the SAE is a transcoder: its features stand for an output (%s), not for the stream that it reads",
+      sae.output == "" and "of an unknown place" or sae.output)
+  end
+  if not places.is_stream(sae.hook) then
+    refuse(number, "the SAE reads %s; only the residual stream between two layers can be edited", sae.hook)
   end
   if math.type(edit.feature) ~= "integer" or edit.feature < 0 or edit.feature >= sae.d_sae then
     refuse(number, "feature: found %s, expected 0 to %d", tostring(edit.feature), sae.d_sae - 1)

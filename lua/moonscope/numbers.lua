@@ -31,4 +31,13 @@ function M.number(text)
   return nil, ("'%s' is not a number"):format(text)
 end
 
+---@param text string
+---@return number?
+---@return string?
+function M.above_zero(text)
+  local n = M.number(text)
+  if n and n > 0 and n < math.huge then return n end
+  return nil, ("'%s' is not a number above 0"):format(text)
+end
+
 return M

@@ -2,43 +2,15 @@
 ---Loading a sparse autoencoder, and what it can do.
 local core = require "moonscope.core"
 local job = require "moonscope.job"
-local checkpoint = require "moonscope.checkpoint"
-local json = require "moonscope.json"
+local loader = require "moonscope.loader"
 local options = require "moonscope.options"
-local sae_format = require "moonscope.sae_format"
-local sae_configs = require "moonscope.sae_configs"
+local tensor = require "moonscope.tensor"
 
 local M = {}
 
 local Sae, Features = core.types.Sae, core.types.Features
 
-local OPTIONS = options.names("model", "layer", "device", "dtype")
-
----The metadata beside a converted file: {} when there are none.
-local function metadata_of(path)
-  local meta_path = path:gsub("%.safetensors$", "_metadata.json")
-  if meta_path == path then return {} end
-  local metadata, message, code = json.read(meta_path)
-  if code == "ENOENT" then return {} end
-  if message then return nil, message, code end
-  if type(metadata) ~= "table" then return nil, meta_path .. ": expected a JSON object", "EFORMAT" end
-  local activation = metadata.activation_fn
-  if activation ~= nil and activation ~= json.null and activation ~= "relu" then
-    return nil, ("%s: activation_fn: found %s, expected relu"):format(meta_path, tostring(activation)), "EUNSUPPORTED"
-  end
-  return metadata
-end
-
----Where the SAE reads: what was asked for, else the metadata's, else the list's; nil when nobody knows.
-local function hook_of(path, layer, metadata)
-  if layer ~= nil then return sae_configs.parse_layer(layer) end
-  for _, hook in ipairs { metadata.hook or false, metadata.layer or false } do
-    if type(hook) == "string" then return hook end
-  end
-  if math.type(metadata.layer_idx) == "integer" then return sae_configs.parse_layer(metadata.layer_idx) end
-  local config = sae_configs.of_file(path)
-  return config and config.layer
-end
+local OPTIONS = options.names("model", "layer", "device", "dtype", "format", "activation", "input_scale")
 
 local function check_fit(sae, model)
   local config = model.config
@@ -60,54 +32,78 @@ local function dtype_of(opts, file_dtype)
   return opts.dtype or opts.model and opts.model:dtype() or file_dtype
 end
 
-local function build(file, path, opts)
-  local format, message, code = sae_format.recognise(file)
-  if not format then return nil, message, code end
-  local parts = format.parts(file)
-  parts.activation = "relu"
+---The core's word for an activation: BatchTopK is a threshold where it is known, else the k largest of
+---each position, so that a position does not depend on the others of its batch.
+local function kind_of(source)
+  if source.activation ~= "batchtopk" then return source.activation end
+  return (source.threshold or source.tensors.threshold) and "jumprelu" or "topk"
+end
+
+local function build(source, opts)
+  local parts = {
+    activation = kind_of(source), k = source.k, subtract_b_dec = source.subtract_b_dec,
+    input_scale = source.input_scale, output_scale = source.output_scale, decoder_norm = source.decoder_norm,
+    normalisation = source.normalisation,
+  }
+  for name, part in pairs(source.tensors) do parts[name] = loader.tensor(source.file, part) end
+  if source.threshold then parts.threshold = tensor.tensor { source.threshold } end
+  parts.w_dec = parts.w_dec or parts.w_enc
   parts.device = opts.device or opts.model and opts.model:device() or "cpu"
   parts.dtype = dtype_of(opts, parts.w_enc:dtype())
-  local sae
-  sae, message, code = job.insist(core.sae, parts)
-  if not sae then return nil, path .. ": " .. message, code end
+  local sae, message, code = job.insist(core.sae, parts)
+  if not sae then return nil, source.path .. ": " .. message, code end
   return sae
 end
 
----Loads an autoencoder in any known format, found by its keys. With {model = m} it follows the
----model's device and dtype; {dtype = "file"} keeps the file's.
+---What is known of it in Lua.
+local function describe(sae, source, path, opts)
+  local fields = core.fields(sae)
+  for key, value in pairs(sae:_info()) do fields[key] = value end
+  for _, name in ipairs { "format", "activation", "hook", "output", "layer" } do fields[name] = source[name] end
+  fields.path = path
+  fields.unit = source.normalisation and "normalised" or "raw"
+  fields.exact = opts.model ~= nil and opts.model:precision() == "exact"
+end
+
+local function check_options(opts)
+  if opts.model ~= nil and (type(opts.model) ~= "userdata" or not opts.model.config) then
+    error("load_sae: model: expected a loaded model", 3)
+  end
+  for _, name in ipairs { "format", "activation" } do
+    if opts[name] ~= nil then options.check_text("load_sae", name, opts[name]) end
+  end
+  local scale = opts.input_scale
+  if scale ~= nil and not (type(scale) == "number" and scale > 0 and scale < math.huge) then
+    error(("load_sae: input_scale: found %s, expected a number above 0"):format(tostring(scale)), 3)
+  end
+end
+
+---Loads an autoencoder in any known format, found by its keys and the config beside it; a path may be
+---the folder of a release. With {model = m} it follows the model's device and dtype; {dtype = "file"}
+---keeps the file's. What a file leaves open is refused with a question, which format, activation
+---("topk", "batchtopk:64") or input_scale answers.
 ---@param path string
----@param opts {model: userdata?, layer: integer|string|nil, device: string?, dtype: string?}?
----@return userdata? sae  with .layer, .hook (nil when unknown), .d_sae, .d_model, .activation, .path
+---@param opts {model: userdata?, layer: integer|string|nil, device: string?, dtype: string?, format: string?,
+---  activation: string?, input_scale: number?}?
+---@return userdata? sae  with .layer, .hook (nil when unknown), .output (a transcoder's), .d_sae, .d_model, .k,
+---  .format, .activation, .unit ("raw", or "normalised": by what each position was divided by), .path
 ---@return string? message
 ---@return string? code
 function M.load_sae(path, opts)
   opts = options.check("load_sae", opts, OPTIONS)
   options.check_text("load_sae", "path", path)
-  if opts.model ~= nil and (type(opts.model) ~= "userdata" or not opts.model.config) then
-    error("load_sae: model: expected a loaded model", 2)
-  end
-  local metadata, message, code = metadata_of(path)
-  if not metadata then return nil, message, code end
+  check_options(opts)
   if opts.dtype ~= nil and not DTYPES[opts.dtype] then
     return nil, ("dtype: found %s, expected f32, f16, bf16 or file"):format(tostring(opts.dtype)), "EDTYPE"
   end
-  local hook
-  hook, message, code = hook_of(path, opts.layer, metadata)
-  if message then return nil, message, code end
-  local file
-  file, message, code = checkpoint.open(path)
-  if not file then return nil, message, code end
-  local guard <close> = file
-  local sae
-  sae, message, code = build(file, path, opts)
+  local source, message, code = loader.open(path, opts)
+  if not source then return nil, message, code end
+  local guard <close> = source.file
+  local sae, fits
+  sae, message, code = build(source, opts)
   if not sae then return nil, message, code end
-  local fields = core.fields(sae)
-  for key, value in pairs(sae:_info()) do fields[key] = value end
-  fields.path, fields.hook = path, hook
-  fields.layer = hook and math.tointeger(tonumber(hook:match "^model%.layers%.(%d+)"))
-  fields.exact = opts.model ~= nil and opts.model:precision() == "exact"
+  describe(sae, source, path, opts)
   if opts.model then
-    local fits
     fits, message, code = check_fit(sae, opts.model)
     if not fits then
       sae:close()
@@ -122,12 +118,13 @@ end
 ---@return userdata features
 function Sae:encode(x) return job.demand(self._encode, self, x, self.exact) end
 
----What the features stand for: [n_tok][d_model].
+---What the features of some x stand for: [n_tok][d_model]; of a transcoder, the output that it predicts.
 ---@param features userdata
 ---@return userdata
 function Sae:decode(features) return job.demand(self._decode, self, features) end
 
----A feature's direction in the residual stream: [d_model], f32.
+---A feature's direction in the residual stream (of unit "normalised": before the normalisation is
+---undone): [d_model], f32.
 ---@param feature integer  from 0
 ---@return userdata
 function Sae:direction(feature) return job.demand(self._direction, self, feature) end

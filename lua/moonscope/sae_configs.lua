@@ -4,7 +4,9 @@
 ---
 ---  repo_id           the Hugging Face repository, "Goodfire/..."; left out where the file is not on the Hub
 ---  filename          its file there; a file of that name is recognised wherever it lies
----  layer             the place that it reads, "model.layers.N": the residual stream after layer N
+---  layer             its layer, "model.layers.N": the residual stream after it, unless its format reads
+---                    another place of the layer
+---  format            optional: of the file (lua/moonscope/formats/), where its tensors fit several
 ---  expansion_factor  features per dimension of the stream
 ---  d_model           width of that stream; a file that has another one is refused
 ---  sha256            of the file, optional: another one gives a warning
@@ -26,6 +28,22 @@ M.SAE_CONFIGS = {
     expansion_factor = 8,
     d_model = 8192,
     sha256 = "81cfce8ea035564cb585d6e0f04efbf0eb114cab412a30a013762fe11f6d8ea6",
+  },
+  ["Llama-3.2-1B-Instruct-SAE-l9"] = {
+    repo_id = "qresearch/Llama-3.2-1B-Instruct-SAE-l9",
+    filename = "Llama-3.2-1B-Instruct-SAE-l9.pt",
+    layer = "model.layers.9",
+    format = "qresearch",
+    expansion_factor = 16,
+    d_model = 2048,
+  },
+  ["DeepSeek-R1-Distill-Llama-8B-SAE-l19"] = {
+    repo_id = "qresearch/DeepSeek-R1-Distill-Llama-8B-SAE-l19",
+    filename = "DeepSeek-R1-Distill-Llama-8B-SAE-l19.pt",
+    layer = "model.layers.19",
+    format = "qresearch",
+    expansion_factor = 16,
+    d_model = 4096,
   },
   ["Moonscope-Tiny-Llama-SAE-l3"] = { -- in examples/tiny, trained for this project
     filename = "Moonscope-Tiny-Llama-SAE-l3.pth",
@@ -64,6 +82,7 @@ local fields = {
   { "repo_id", false, function(v) return type(v) == "string" and v:find "^[%w._-]+/[%w._-]+$" end, "OWNER/NAME" },
   { "filename", true, function(v) return type(v) == "string" and v:find "^[^/]+$" and v ~= ".." end, "a file's name" },
   { "layer", true, function(v) return v == M.parse_layer(v) end, "model.layers.N" },
+  { "format", false, function(v) return type(v) == "string" and v:find "^[%w_]+$" end, "the name of a format" },
   { "expansion_factor", true, function(v) return math.type(v) and v > 0 end, "a number above 0" },
   { "d_model", true, is_count, "a whole number above 0" },
   { "sha256", false, is_hash, "64 hex digits in lower case" },

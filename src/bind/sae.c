@@ -88,38 +88,71 @@ static void drop_build(moon_task *task) {
   moon_tensor_release(&t->parts.w_dec);
   moon_tensor_release(&t->parts.b_dec);
   moon_tensor_release(&t->parts.threshold);
+  moon_tensor_release(&t->parts.gate_bias);
+  moon_tensor_release(&t->parts.mag_bias);
+  moon_tensor_release(&t->parts.r_mag);
+  moon_tensor_release(&t->parts.skip);
   moon_sae_release(t->sae);
 }
 
-static void take_part(lua_State *L, moon_tensor *out, const char *name) {
-  if (lua_getfield(L, 1, name) == LUA_TNIL && strcmp(name, "threshold"))
+static void take_part(lua_State *L, moon_tensor *out, const char *name, bool needed) {
+  if (lua_getfield(L, 1, name) == LUA_TNIL && needed)
     luaL_error(L, "sae: %s is missing", name);
   if (!lua_isnil(L, -1))
     *out = moon_tensor_retain(l_tensor_check(L, -1));
   lua_pop(L, 1);
 }
 
-static const char *const activations[] = {"relu", "topk", "jumprelu", NULL};
+static void take_parts(lua_State *L, moon_sae_parts *parts) {
+  take_part(L, &parts->w_enc, "w_enc", true);
+  take_part(L, &parts->b_enc, "b_enc", false);
+  take_part(L, &parts->w_dec, "w_dec", true);
+  take_part(L, &parts->b_dec, "b_dec", true);
+  take_part(L, &parts->threshold, "threshold", false);
+  take_part(L, &parts->gate_bias, "gate_bias", false);
+  take_part(L, &parts->mag_bias, "mag_bias", false);
+  take_part(L, &parts->r_mag, "r_mag", false);
+  take_part(L, &parts->skip, "skip", false);
+}
 
-/* core.sae{w_enc=, b_enc=, w_dec=, b_dec=, threshold=, activation=, k=, subtract_b_dec=, device=,
- * dtype=} -> job -> Sae */
+/* The field `name` of the table at 1: the number of one of `names`, the first where it is nil. */
+static int take_option(lua_State *L, const char *name, const char *const *names) {
+  lua_getfield(L, 1, name);
+  int option = luaL_checkoption(L, -1, names[0], names);
+  lua_pop(L, 1);
+  return option;
+}
+
+static double take_number(lua_State *L, const char *name) {
+  lua_getfield(L, 1, name);
+  double number = luaL_optnumber(L, -1, 0);
+  lua_pop(L, 1);
+  return number;
+}
+
+static const char *const activations[] = {"relu", "topk", "jumprelu", "gated", "gelu", NULL};
+static const char *const norms[] = {"none", "feature", "gate", NULL};
+static const char *const normalisations[] = {"none", "constant_norm_rescale", "layer_norm", NULL};
+
+/* core.sae{w_enc=, b_enc=, w_dec=, b_dec=, threshold=, gate_bias=, mag_bias=, r_mag=, skip=,
+ * activation=, k=, subtract_b_dec=, input_scale=, output_scale=, decoder_norm=, normalisation=,
+ * device=, dtype=} -> job -> Sae */
 static int new_sae(lua_State *L) {
   static const l_job_kind kind = {"sae",      sizeof(build_task), run_build,
                                   push_build, drop_build,         .soft = true};
   luaL_checktype(L, 1, LUA_TTABLE);
   build_task *t = l_job_new(L, &kind);
   moon_err err;
-  take_part(L, &t->parts.w_enc, "w_enc");
-  take_part(L, &t->parts.b_enc, "b_enc");
-  take_part(L, &t->parts.w_dec, "w_dec");
-  take_part(L, &t->parts.b_dec, "b_dec");
-  take_part(L, &t->parts.threshold, "threshold");
-  lua_getfield(L, 1, "activation");
+  take_parts(L, &t->parts);
+  t->parts.kind = (moon_activation_kind)take_option(L, "activation", activations);
+  t->parts.decoder_norm = (moon_decoder_norm)take_option(L, "decoder_norm", norms);
+  t->parts.normalisation = (moon_normalisation)take_option(L, "normalisation", normalisations);
+  t->parts.input_scale = take_number(L, "input_scale");
+  t->parts.output_scale = take_number(L, "output_scale");
   lua_getfield(L, 1, "k");
   lua_getfield(L, 1, "subtract_b_dec");
   lua_getfield(L, 1, "device");
   lua_getfield(L, 1, "dtype");
-  t->parts.kind = (moon_activation_kind)luaL_checkoption(L, -5, "relu", activations);
   t->parts.k = luaL_optinteger(L, -4, 0);
   t->parts.subtract_b_dec = lua_toboolean(L, -3);
   const char *dtype = luaL_optstring(L, -1, moon_dtype_name(t->parts.w_enc.dtype));
@@ -127,7 +160,7 @@ static int new_sae(lua_State *L) {
     return luaL_error(L, "sae: unknown dtype %s", dtype);
   if (moon_device_find(&t->device, luaL_optstring(L, -2, "cpu"), &err))
     return l_throw(L, &err);
-  lua_pop(L, 5);
+  lua_pop(L, 4);
   return l_job_start(L, t);
 }
 
@@ -138,8 +171,10 @@ static int sae_info(lua_State *L) {
   lua_setfield(L, -2, "d_model");
   lua_pushinteger(L, s->d_sae);
   lua_setfield(L, -2, "d_sae");
-  lua_pushstring(L, activations[s->activation.kind]);
-  lua_setfield(L, -2, "activation");
+  if (s->activation.kind == MOON_ACTIVATION_TOPK) {
+    lua_pushinteger(L, s->activation.k);
+    lua_setfield(L, -2, "k");
+  }
   return 1;
 }
 

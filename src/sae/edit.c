@@ -40,7 +40,7 @@ typedef struct plan {
 
 /* x [n][d_model] := decode(f) in the rows that the mask names. */
 static moon_status replace_rows(const plan *p, const moon_tensor *x, const moon_tensor *f,
-                                const uint8_t *mask, moon_err *err) {
+                                const moon_undo *undo, const uint8_t *mask, moon_err *err) {
   const moon_sae *sae = p->edit->sae;
   int64_t n = x->shape[0], room = n * sae->d_sae, starts[TILE_ROWS];
   moon_sparse pairs = {.n_rows = n, .n_columns = sae->d_sae};
@@ -55,7 +55,8 @@ static moon_status replace_rows(const plan *p, const moon_tensor *x, const moon_
          (status = moon_tensor_new(&pairs.values, sae->device, MOON_F32, &room, 1, err)) ||
          (status = moon_tensor_new(&decoded, sae->device, MOON_F32, x->shape, 2, err)) ||
          (status = moon_op_sae_compact(&pairs, f, err)) ||
-         (status = moon_op_sae_decode(&decoded, &pairs, &sae->w_dec, &sae->b_dec, err)));
+         (status = moon_op_sae_decode(&decoded, &pairs, &sae->w_dec, &sae->b_dec, err)) ||
+         (status = moon_undo_apply(undo, &decoded, err)));
   for (int64_t t = 0; t < n && status == MOON_OK; t++) {
     moon_tensor from = {0}, to = {0};
     if (memchr(mask + t * p->edit->n_steps, 1, (size_t)p->edit->n_steps))
@@ -78,8 +79,10 @@ static moon_status apply_tile(const plan *p, const moon_tensor *stream, int64_t 
                               moon_err *err) {
   const moon_edit *e = p->edit;
   moon_tensor x = {0}, mask = {0}, f = {0}, delta = {0};
+  moon_undo undo = {0};
   moon_status status;
   (void)((status = moon_tensor_narrow(&x, stream, 0, first, n, err)) ||
+         (status = moon_undo_measure(&undo, e->sae, &x, err)) ||
          (status = moon_tensor_narrow(&mask, &p->mask, 0, first, n, err)) ||
          (status = moon_tensor_new(&delta, e->sae->device, MOON_F32, (int64_t[]){n, e->n_features},
                                    2, err)));
@@ -90,9 +93,12 @@ static moon_status apply_tile(const plan *p, const moon_tensor *stream, int64_t 
   if (status == MOON_OK)
     status = moon_op_sae_edit(&delta, f.storage ? &f : NULL, &p->features, e->steps, e->n_steps,
                               &mask, err);
+  if (status == MOON_OK && undo.scale.storage) /* undo(a) - undo(b) = scale (a - b) */
+    status = moon_op_binary(MOON_MUL, &delta, &delta, &undo.scale, err);
   if (status == MOON_OK)
     status = e->keep_error ? moon_op_axpy_rows(&x, &delta, &p->features, &e->sae->w_dec, err)
-                           : replace_rows(p, &x, &f, e->mask + first * e->n_steps, err);
+                           : replace_rows(p, &x, &f, &undo, e->mask + first * e->n_steps, err);
+  moon_undo_release(&undo);
   moon_tensor_release(&x);
   moon_tensor_release(&mask);
   moon_tensor_release(&f);

@@ -13,6 +13,8 @@ void moon_features_free(moon_features *features) {
   moon_tensor_release(&features->rows.counts);
   moon_tensor_release(&features->rows.indices);
   moon_tensor_release(&features->rows.values);
+  moon_undo_release(&features->undo);
+  moon_tensor_release(&features->skipped);
   free(features->offsets);
   free(features->indices);
   free(features->values);
@@ -153,6 +155,16 @@ static moon_status encode_tile(moon_features *f, const moon_sae *sae, const moon
   return status;
 }
 
+/* What a decode needs of x. */
+static moon_status keep(moon_features *f, const moon_sae *sae, const moon_tensor *x,
+                        moon_arithmetic arithmetic, moon_err *err) {
+  moon_status status = moon_undo_measure(&f->undo, sae, x, err);
+  if (status == MOON_OK && sae->skip.storage &&
+      (status = moon_tensor_new(&f->skipped, sae->device, MOON_F32, x->shape, 2, err)) == MOON_OK)
+    status = moon_op_linear(&f->skipped, x, &sae->skip, NULL, arithmetic, err);
+  return status;
+}
+
 moon_status moon_features_encode(moon_features **out, const moon_sae *sae, const moon_tensor *x,
                                  moon_arithmetic arithmetic, moon_progress *progress,
                                  moon_err *err) {
@@ -170,8 +182,8 @@ moon_status moon_features_encode(moon_features **out, const moon_sae *sae, const
     if ((status = encode_tile(f, sae, x, arithmetic, first, rows, err)) == MOON_OK)
       status = moon_progress_add(progress, rows, err);
   }
-  if (status == MOON_OK)
-    status = upload(f, sae->device, err);
+  (void)(status || (status = upload(f, sae->device, err)) ||
+         (status = keep(f, sae, x, arithmetic, err)));
   if (status)
     moon_features_free(f);
   else
@@ -188,8 +200,12 @@ moon_status moon_features_decode(moon_tensor *out, const moon_sae *sae,
                      (long long)features->rows.n_columns, (long long)sae->d_sae);
   moon_status status = moon_tensor_new(out, sae->device, MOON_F32,
                                        (int64_t[]){features->rows.n_rows, sae->d_model}, 2, err);
-  if (status == MOON_OK &&
-      (status = moon_op_sae_decode(out, &features->rows, &sae->w_dec, &sae->b_dec, err)))
+  (void)(status ||
+         (status = moon_op_sae_decode(out, &features->rows, &sae->w_dec, &sae->b_dec, err)) ||
+         (status = moon_undo_apply(&features->undo, out, err)) ||
+         (features->skipped.storage &&
+          (status = moon_op_binary(MOON_ADD, out, out, &features->skipped, err))));
+  if (status)
     moon_tensor_release(out);
   return status;
 }

@@ -7,6 +7,9 @@
 
 typedef struct moon_features {
   moon_sparse rows; /* on the SAE's device, rows one after another; the tensors are owned */
+  /* what a decode needs of x beside them: what was normalised away, and skip x [n_tok][d_model] */
+  moon_undo undo;
+  moon_tensor skipped; /* empty where the SAE has no skip connection */
   /* the same on the host, since Lua reads one feature at a time */
   int64_t *offsets; /* [n_rows + 1] row t is offsets[t] .. offsets[t + 1] */
   int32_t *indices; /* [offsets[n_rows]] ascending in a row, from 0 */
@@ -21,8 +24,8 @@ moon_status moon_features_encode(moon_features **out, const moon_sae *sae, const
                                  moon_err *err);
 void moon_features_free(moon_features *features); /* NULL is fine */
 
-/* out [n_tok][d_model] f32, owned by the caller: w_dec^T f + b_dec. MOON_ESHAPE when the widths
- * differ. */
+/* out [n_tok][d_model] f32, owned by the caller: undo(w_dec^T f + b_dec) + skip x. MOON_ESHAPE when
+ * the widths differ. */
 moon_status moon_features_decode(moon_tensor *out, const moon_sae *sae,
                                  const moon_features *features, moon_err *err);
 

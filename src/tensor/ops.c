@@ -362,9 +362,12 @@ moon_status moon_op_attention(const moon_tensor *out, const moon_tensor *q, cons
 
 moon_status moon_op_sae_activate(const moon_tensor *f, const moon_activation *activation,
                                  moon_err *err) {
-  bool jump = activation->kind == MOON_ACTIVATION_JUMPRELU;
+  bool gated = activation->kind == MOON_ACTIVATION_GATED,
+       gates = gated || activation->kind == MOON_ACTIVATION_JUMPRELU;
   const operand operands[] = {{"f", f, F32 | WRITTEN, {"n_tok", "d_sae"}},
-                              {"threshold", jump ? &activation->threshold : NULL, F32, {"d_sae"}}};
+                              {"threshold", gates ? &activation->threshold : NULL, F32, {"d_sae"}},
+                              {"gain", gated ? &activation->gain : NULL, F32, {"d_sae"}},
+                              {"offset", gated ? &activation->offset : NULL, F32, {"d_sae"}}};
   moon_status status = CHECK("sae_activate", operands);
   if (!status && activation->kind == MOON_ACTIVATION_TOPK &&
       (activation->k < 1 || activation->k > f->shape[1]))

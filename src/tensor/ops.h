@@ -28,13 +28,17 @@ typedef enum moon_arithmetic { MOON_ARITHMETIC_F32, MOON_ARITHMETIC_BF16 } moon_
 typedef enum moon_activation_kind {
   MOON_ACTIVATION_RELU,
   MOON_ACTIVATION_TOPK,
-  MOON_ACTIVATION_JUMPRELU
+  MOON_ACTIVATION_JUMPRELU,
+  MOON_ACTIVATION_GATED,
+  MOON_ACTIVATION_GELU
 } moon_activation_kind;
 
+/* The tensors are [d_sae] f32, those that the kind does not have empty. */
 typedef struct moon_activation {
   moon_activation_kind kind;
   int64_t k;             /* TOPK: relu, then the k largest of a row; ties go to the lower index */
-  moon_tensor threshold; /* JUMPRELU: [d_sae] f32, x stays where x > threshold; else empty */
+  moon_tensor threshold; /* JUMPRELU: x stays where x > threshold and x > 0. GATED: see gain */
+  moon_tensor gain, offset; /* GATED: relu(gain x + offset), rounded once, where x > threshold */
 } moon_activation;
 
 /* One of several products of the same x: w [N][K] and bias [N] (storage NULL: none) in f32, f16 or
@@ -189,7 +193,8 @@ moon_status moon_op_attention(const moon_tensor *out, const moon_tensor *q, cons
                               const moon_tensor *v, const moon_tensor *positions, float scale,
                               moon_err *err);
 
-/* f [n][d_sae] in place: pre-activations to features, >= 0. NaN stays NaN. */
+/* f [n][d_sae] in place: pre-activations to features, >= 0 but for GELU (the exact one, by erf).
+ * NaN stays NaN. */
 moon_status moon_op_sae_activate(const moon_tensor *f, const moon_activation *activation,
                                  moon_err *err);
 /* Nonzero (NaN too) elements of f [n_rows][n_columns] into rows that begin at out->starts and have

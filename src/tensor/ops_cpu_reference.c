@@ -447,6 +447,8 @@ static moon_status attention(const moon_tensor *out, const moon_tensor *q, const
 
 /* Sparse autoencoder */
 
+#define SQRT_HALF 0.70710678118654752f
+
 static void keep_largest(float *row, int64_t n, int64_t k, ranked *order) {
   rank_row(order, row, n);
   for (int64_t i = k; i < n; i++)
@@ -454,11 +456,23 @@ static void keep_largest(float *row, int64_t n, int64_t k, ranked *order) {
       row[order[i].column] = 0;
 }
 
+/* Feature i of a row, but for what TOPK takes away. */
+static float activate(const moon_activation *a, float x, int64_t i) {
+  if (a->kind == MOON_ACTIVATION_GELU)
+    return 0.5f * x * erfcf(-x * SQRT_HALF); /* 1 + erf(y) = erfc(-y), without its cancellation */
+  bool gated = a->kind == MOON_ACTIVATION_GATED;
+  if ((gated || a->kind == MOON_ACTIVATION_JUMPRELU) &&
+      !above(x, ((const float *)moon_tensor_data(&a->threshold))[i]))
+    return 0;
+  if (gated)
+    x = fmaf(((const float *)moon_tensor_data(&a->gain))[i], x,
+             ((const float *)moon_tensor_data(&a->offset))[i]);
+  return above(x, 0) ? x : 0;
+}
+
 static moon_status sae_activate(const moon_tensor *f, const moon_activation *activation,
                                 moon_err *err) {
   int64_t n = f->shape[1];
-  bool jump = activation->kind == MOON_ACTIVATION_JUMPRELU;
-  const float *threshold = jump ? moon_tensor_data(&activation->threshold) : NULL;
   ranked *order;
   moon_status status = new_order(&order, "sae_activate", n, err);
   if (status)
@@ -466,7 +480,7 @@ static moon_status sae_activate(const moon_tensor *f, const moon_activation *act
   for (int64_t t = 0; t < f->shape[0]; t++) {
     float *row = (float *)moon_tensor_data(f) + t * n;
     for (int64_t i = 0; i < n; i++)
-      row[i] = above(row[i], 0) && (!jump || above(row[i], threshold[i])) ? row[i] : 0;
+      row[i] = activate(activation, row[i], i);
     if (activation->kind == MOON_ACTIVATION_TOPK)
       keep_largest(row, n, activation->k, order);
   }

@@ -437,16 +437,24 @@ static void attention(trial *t) {
 }
 
 static moon_status call_sae_activate(const moon_tensor *t, const trial *p, moon_err *err) {
-  moon_activation activation = {.kind = (moon_activation_kind)p->op, .k = p->k, .threshold = t[1]};
+  moon_activation activation = {.kind = (moon_activation_kind)p->op,
+                                .k = p->k,
+                                .threshold = t[1],
+                                .gain = t[2],
+                                .offset = t[3]};
   return moon_op_sae_activate(&t[0], &activation, err);
 }
 
 static void sae_activate(trial *t) {
   int64_t M = pick_rows(), K = pick_length();
-  t->op = (int)random_below(3);
+  bool gelu = (t->op = (int)random_below(5)) == MOON_ACTIVATION_GELU;
   t->k = 1 + random_below(K);
-  add(t, "f", ROWS | OUT, MOON_F32, SPECIAL, 2, M, K);
+  add(t, "f", ROWS | OUT, MOON_F32, gelu ? NORMAL : SPECIAL, 2, M, K);
   add(t, "threshold", 0, MOON_F32, NORMAL, 1, K);
+  add(t, "gain", 0, MOON_F32, POSITIVE, 1, K);
+  add(t, "offset", 0, MOON_F32, NORMAL, 1, K);
+  t->atol = gelu ? 1e-7 : 0;
+  t->rtol = gelu ? 1e-5 : 0;
   t->call = call_sae_activate;
 }
 

@@ -192,6 +192,21 @@ static void activations(void **state) {
                           .threshold = *T(F32, LIST(1, 1, 5, NAN, -2, 0), 6)};
   ok(moon_op_sae_activate(f, &jump, &err));
   assert_values(f, LIST(0, 2, 0, 0, 0, NAN));
+  f = T(F32, LIST(1, 1.5, -2, 3, -4, NAN), 1, 6);
+  moon_activation gated = {.kind = MOON_ACTIVATION_GATED,
+                           .threshold = *T(F32, LIST(1, 1, -3, 0, -5, 0), 6),
+                           .gain = *T(F32, LIST(2, 2, 2, 2, 0.5, 2), 6),
+                           .offset = *T(F32, LIST(9, 9, 1, -6, 3, 1), 6)};
+  ok(moon_op_sae_activate(f, &gated, &err));
+  assert_values(f, LIST(0, 12, 0, 0, 1, NAN)); /* shut; open; open below 0; at 0; open; NaN */
+  f = T(F32, LIST(0, 1, -1, 20, -20, NAN), 1, 6);
+  moon_activation gelu = {.kind = MOON_ACTIVATION_GELU};
+  ok(moon_op_sae_activate(f, &gelu, &err));
+  float got[6];
+  ok(moon_tensor_read(f, got, &err));
+  assert_true(got[0] == 0 && fabsf(got[1] - 0.84134475f) < 1e-6f &&
+              fabsf(got[2] + 0.15865525f) < 1e-6f && got[3] == 20 && fabsf(got[4]) < 1e-30f);
+  assert_true(isnan(got[5]));
 }
 
 static void sparse_rows(void **state) {

@@ -62,7 +62,9 @@ describe("load_sae", function()
     local other <close> = assert(ms.load_sae(path))
     assert.same({ 2, "model.layers.2.input" }, { other.layer, other.hook })
     local told <close> = assert(ms.load_sae(path, { layer = 4 }))
-    assert.same({ 4, "model.layers.4" }, { told.layer, told.hook })
+    assert.same({ 4, "model.layers.4.input" }, { told.layer, told.hook }) -- a number keeps the kind of place
+    local exactly <close> = assert(ms.load_sae(path, { layer = "model.layers.4" }))
+    assert.same({ 4, "model.layers.4" }, { exactly.layer, exactly.hook })
     fixtures.remove(folder)
   end)
 
@@ -119,7 +121,7 @@ describe("load_sae", function()
 
     path, folder = saved { a = ms.zeros { 1 } }
     message, code = refused(path)
-    assert.matches("found tensors a, expected encoder_linear.weight", message, 1, true)
+    assert.matches("found tensors a, expected those of a known format: goodfire, ", message, 1, true)
     assert.equal("EFORMAT", code)
     fixtures.remove(folder)
 

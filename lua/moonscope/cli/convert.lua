@@ -6,7 +6,7 @@ local sae_configs = require "moonscope.sae_configs"
 
 local M = {
   summary = "Convert a sparse autoencoder, or any checkpoint, to safetensors.",
-  options = { "layer", "json", "quiet" },
+  options = { "layer", "format", "activation", "input_scale", "json", "quiet" },
 }
 
 function M.configure(parser)
@@ -38,10 +38,15 @@ function M.run(args)
   }
   local result, message
   if args.output:find "%.safetensors$" then
-    if args.layer then return nil, "--layer: of no use with -o FILE.safetensors, which interprets nothing" end
+    for _, name in ipairs { "layer", "format", "activation", "input_scale" } do
+      if args[name] then
+        return nil, ("--%s: of no use with -o FILE.safetensors, which interprets nothing"):format(name:gsub("_", "-"))
+      end
+    end
     result, message = convert.checkpoint(source, args.output, opts)
   else
-    opts.output, opts.layer = args.output, args.layer
+    opts.output, opts.layer, opts.format = args.output, args.layer, args.format
+    opts.activation, opts.input_scale = args.activation, args.input_scale
     result, message = convert.sae(source, opts)
   end
   if not result then return nil, message end

@@ -9,12 +9,15 @@ local uv = require "luv"
 
 local M = {
   summary = "Show the features that fire on each token of a prompt.",
-  options = { "device", "precision", "context", "sae_dtype", "layer", "threads", "json", "quiet", "log_level" },
+  options = {
+    "device", "precision", "context", "sae_dtype", "layer", "format", "activation", "input_scale",
+    "threads", "json", "quiet", "log_level",
+  },
 }
 
 function M.configure(parser)
   parser:option("--model", "Folder of the model."):count(1)
-  parser:option("--sae", "File of the sparse autoencoder."):count(1)
+  parser:option("--sae", "File of the sparse autoencoder, or the folder of its release."):count(1)
   parser:option("--prompt", "The text to look at."):count(1)
   parser:option("--top", "Features per token, the strongest first.", "5"):argname "K":convert(numbers.positive)
 end

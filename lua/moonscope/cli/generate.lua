@@ -6,7 +6,10 @@ local progress = require "moonscope.progress"
 
 local M = {
   summary = "Write on after a prompt, with features changed on the way.",
-  options = { "device", "precision", "context", "sae_dtype", "layer", "threads", "seed", "json", "quiet", "log_level" },
+  options = {
+    "device", "precision", "context", "sae_dtype", "layer", "format", "activation", "input_scale",
+    "threads", "seed", "json", "quiet", "log_level",
+  },
 }
 
 function M.configure(parser)
@@ -18,7 +21,7 @@ function M.configure(parser)
   parser:option("--top-p", "Draw from the likeliest that make up P.", "1"):convert(numbers.number):argname "P"
   parser:option("--min-p", "Draw from those with P of the likeliest one's probability.", "0")
     :convert(numbers.number):argname "P"
-  parser:option("--sae", "File of the sparse autoencoder.")
+  parser:option("--sae", "File of the sparse autoencoder, or the folder of its release.")
   parser:option("--edit", "FEATURE:add|set|scale:VALUE or FEATURE:ablate, at every position; may be repeated.")
     :count("*"):convert(arguments.edit):argname "F:op:value"
 end

@@ -28,6 +28,16 @@ local common = {
   layer = function(parser)
     parser:option("--layer", "The layer that the SAE reads, from 0, or model.layers.N."):argname "N"
   end,
+  format = function(parser)
+    parser:option("--format", "The format of the SAE's file, where it may be one of several."):argname "F"
+  end,
+  activation = function(parser)
+    parser:option("--activation", "The SAE's activation, where the file does not say: NAME or NAME:K."):argname "A"
+  end,
+  input_scale = function(parser)
+    parser:option("--input-scale", "What the SAE's input is multiplied by, where the file does not say.")
+      :convert(numbers.above_zero):argname "X"
+  end,
   threads = function(parser)
     parser:option("--threads", "Threads to compute with (default: one per core).")
       :convert(numbers.positive):argname "N"

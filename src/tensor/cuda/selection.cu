@@ -112,10 +112,26 @@ static moon_status topk(const moon_tensor *values, const moon_tensor *indices, c
                 padded);
 }
 
-/* relu; threshold [d_sae] or NULL: only what lies above it stays. NaN stays. */
-static __global__ void relu_kernel(float *f, const float *threshold, int64_t d_sae, int64_t n) {
+/* relu; threshold [d_sae] or NULL: only what lies above it stays; gain, offset [d_sae] or NULL:
+ * applied to what stays. NaN stays. */
+static __global__ void relu_kernel(float *f, const float *threshold, const float *gain,
+                                   const float *offset, int64_t d_sae, int64_t n) {
+  for (int64_t i = first_element(); i < n; i += element_step()) {
+    float x = f[i];
+    bool open = !threshold || above(x, threshold[i % d_sae]);
+    if (gain)
+      x = fmaf(gain[i % d_sae], x, offset[i % d_sae]);
+    f[i] = open && above(x, 0) ? x : 0;
+  }
+}
+
+static __global__ void gelu_kernel(float *f, int64_t n) {
   for (int64_t i = first_element(); i < n; i += element_step())
-    f[i] = above(f[i], 0) && (!threshold || above(f[i], threshold[i % d_sae])) ? f[i] : 0;
+    f[i] = 0.5f * f[i] * erfcf(-f[i] * 0.70710678118654752f);
+}
+
+static const float *data(const moon_tensor *t) {
+  return (const float *)moon_tensor_data(t);
 }
 
 /* After relu: what is not among the row's k largest becomes 0; NaN stays. */
@@ -132,11 +148,15 @@ static moon_status sae_activate(const moon_tensor *f, const moon_activation *act
   cuda_device *d = device_of(f);
   int64_t rows = f->shape[0], d_sae = f->shape[1];
   float *x = (float *)moon_tensor_data(f);
-  bool jump = activation->kind == MOON_ACTIVATION_JUMPRELU;
+  bool gated = activation->kind == MOON_ACTIVATION_GATED,
+       gates = gated || activation->kind == MOON_ACTIVATION_JUMPRELU;
   TRY(check_rows("sae_activate", f, err));
+  if (activation->kind == MOON_ACTIVATION_GELU)
+    return launch(d, "sae_activate", err, gelu_kernel, blocks_for(rows * d_sae, THREADS), THREADS,
+                  0, x, rows * d_sae);
   TRY(launch(d, "sae_activate", err, relu_kernel, blocks_for(rows * d_sae, THREADS), THREADS, 0, x,
-             jump ? (const float *)moon_tensor_data(&activation->threshold) : NULL, d_sae,
-             rows * d_sae));
+             gates ? data(&activation->threshold) : NULL, gated ? data(&activation->gain) : NULL,
+             gated ? data(&activation->offset) : NULL, d_sae, rows * d_sae));
   if (activation->kind != MOON_ACTIVATION_TOPK)
     return MOON_OK;
   return launch(d, "sae_activate", err, keep_largest_kernel, dim3((unsigned)rows), SELECT_THREADS,

@@ -1,0 +1,33 @@
+-- SPDX-License-Identifier: MIT
+---The original workbench's keys: tied unless decoder.weight is there, which brings a second bias. The
+---metadata beside it (<name>_metadata.json) name the layer and the activation, ReLU unless they do.
+local M = { name = "workbench" }
+
+function M.matches(look) return look:has("encoder.weight", "decoder_bias") and not look:has "r_mag" end
+
+function M.describe(look)
+  local d_sae, d_model = look:matrix("encoder.weight", "[d_sae, d_model]")
+  look:expect("encoder.bias", { d_sae })
+  look:expect("decoder_bias", { d_model })
+  local where = look.name:gsub("%.[^.]*$", "") .. "_metadata.json"
+  local metadata = look:config(where) or {}
+  local activation = look:field(metadata, "activation_fn", "text", where) or "relu"
+  if activation ~= "relu" and activation ~= "gelu" then
+    look:refuse("EUNSUPPORTED", "%s: activation_fn: found %s, expected relu or gelu", where, activation)
+  end
+  local index = look:field(metadata, "layer_idx", "number", where)
+  local source = {
+    d_sae = d_sae, d_model = d_model, activation = look:activation(activation, { "relu" }),
+    hook = math.type(index) == "integer" and ("model.layers.%d"):format(index) or nil,
+    tensors = { w_enc = { "encoder.weight" }, b_enc = { "encoder.bias" }, b_dec = { "decoder_bias" } },
+  }
+  if look:has "decoder.weight" then
+    look:expect("decoder.weight", { d_model, d_sae })
+    look:expect("decoder.bias", { d_model })
+    source.tensors.w_dec = { "decoder.weight", transposed = true }
+    source.tensors.b_dec = { "decoder_bias", "decoder.bias", map = function(a, b) return a + b end }
+  end
+  return source
+end
+
+return M
