@@ -54,6 +54,7 @@ static moon_status replace_rows(const plan *p, const moon_tensor *x, const moon_
          (status = moon_tensor_new(&pairs.indices, sae->device, MOON_I32, &room, 1, err)) ||
          (status = moon_tensor_new(&pairs.values, sae->device, MOON_F32, &room, 1, err)) ||
          (status = moon_tensor_new(&decoded, sae->device, MOON_F32, x->shape, 2, err)) ||
+         (status = moon_op_sae_count(&pairs.counts, f, err)) ||
          (status = moon_op_sae_compact(&pairs, f, err)) ||
          (status = moon_op_sae_decode(&decoded, &pairs, &sae->w_dec, &sae->b_dec, err)) ||
          (status = moon_undo_apply(undo, &decoded, err)));

@@ -4,7 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TILE_ROWS = 32 }; /* dense rows at a time: 8 MB of a 65,536 wide SAE */
+/* Dense rows at a time: 8 MB of a 65,536 wide SAE, which a CPU's cache holds; on a GPU 64 MB,
+ * enough rows to keep it busy. */
+enum { TILE_ROWS = 32, TILE_ROWS_ON_GPU = 256 };
 
 void moon_features_free(moon_features *features) {
   if (!features)
@@ -69,12 +71,10 @@ static moon_status new_empty(moon_features **out, int64_t n_rows, int64_t n_colu
   return MOON_OK;
 }
 
-/* Buffers of one tile: dense rows, and as many pairs as a dense row could give. */
+/* Dense rows, and what is not 0 in them. */
 typedef struct tile {
   moon_tensor dense;
   moon_sparse pairs;
-  int32_t *counts, *indices; /* host */
-  float *values;
 } tile;
 
 static void free_tile(tile *t) {
@@ -83,73 +83,58 @@ static void free_tile(tile *t) {
   moon_tensor_release(&t->pairs.counts);
   moon_tensor_release(&t->pairs.indices);
   moon_tensor_release(&t->pairs.values);
-  free(t->counts);
-  free(t->indices);
-  free(t->values);
 }
 
-static moon_status new_tile(tile *t, const moon_sae *sae, int64_t n_rows, moon_err *err) {
-  int64_t shape[] = {n_rows, sae->d_sae}, room = n_rows * sae->d_sae, starts[TILE_ROWS];
-  for (int64_t i = 0; i < n_rows; i++)
-    starts[i] = i * sae->d_sae;
-  t->pairs.n_rows = n_rows;
-  t->pairs.n_columns = sae->d_sae;
-  t->counts = malloc((size_t)n_rows * sizeof *t->counts);
-  t->indices = malloc((size_t)sae->d_sae * sizeof *t->indices + 1);
-  t->values = malloc((size_t)sae->d_sae * sizeof *t->values + 1);
-  if (!t->counts || !t->indices || !t->values)
-    return moon_fail(err, MOON_ENOMEM, "features: no memory for a row of %lld",
-                     (long long)sae->d_sae);
+/* offsets [n_rows + 1] of the tile's rows, which begin at offsets[0] already. */
+static moon_status count(tile *t, int64_t *offsets, moon_device *device, moon_err *err) {
+  int64_t n = t->dense.shape[0];
+  int32_t *counts = malloc((size_t)n * sizeof *counts + 1);
+  if (!counts)
+    return moon_fail(err, MOON_ENOMEM, "features: no memory for %lld rows", (long long)n);
   moon_status status;
-  (void)((status = moon_tensor_new(&t->dense, sae->device, MOON_F32, shape, 2, err)) ||
-         (status = moon_tensor_from_host(&t->pairs.starts, sae->device, MOON_I64, &n_rows, 1,
-                                         starts, err)) ||
-         (status = moon_tensor_new(&t->pairs.counts, sae->device, MOON_I32, shape, 1, err)) ||
-         (status = moon_tensor_new(&t->pairs.indices, sae->device, MOON_I32, &room, 1, err)) ||
-         (status = moon_tensor_new(&t->pairs.values, sae->device, MOON_F32, &room, 1, err)));
+  (void)((status = moon_tensor_new(&t->pairs.counts, device, MOON_I32, &n, 1, err)) ||
+         (status = moon_op_sae_count(&t->pairs.counts, &t->dense, err)) ||
+         (status = moon_tensor_read(&t->pairs.counts, counts, err)));
+  for (int64_t i = 0; i < n && status == MOON_OK; i++)
+    offsets[i + 1] = offsets[i] + counts[i];
+  free(counts);
   return status;
 }
 
-/* Elements [start, start + n) of a device vector to the host. */
-static moon_status read_part(void *host, const moon_tensor *from, int64_t start, int64_t n,
-                             moon_err *err) {
-  moon_tensor part = {0};
-  moon_status status = moon_tensor_narrow(&part, from, 0, start, n, err);
-  if (status == MOON_OK)
-    status = moon_tensor_read(&part, host, err);
-  moon_tensor_release(&part);
-  return status;
-}
-
-/* Appends the tile's rows to the host arrays; `first` is the number of the tile's first row. */
-static moon_status append(moon_features *f, const tile *t, int64_t first, moon_err *err) {
-  moon_status status = moon_tensor_read(&t->pairs.counts, t->counts, err);
+/* The tile's pairs, one row after another, behind those that are there. */
+static moon_status append(moon_features *f, tile *t, int64_t first, moon_device *device,
+                          moon_err *err) {
+  int64_t n = t->dense.shape[0], *offsets = f->offsets + first, before = offsets[0];
+  moon_status status = count(t, offsets, device, err);
   if (status)
     return status;
-  for (int64_t i = 0; i < t->pairs.n_rows; i++)
-    f->offsets[first + i + 1] = f->offsets[first + i] + t->counts[i];
-  if ((status = reserve(f, f->offsets[first + t->pairs.n_rows], err)))
-    return status;
-  for (int64_t i = 0; i < t->pairs.n_rows; i++) {
-    int64_t at = f->offsets[first + i], from = i * t->pairs.n_columns;
-    if ((status = read_part(f->indices + at, &t->pairs.indices, from, t->counts[i], err)) ||
-        (status = read_part(f->values + at, &t->pairs.values, from, t->counts[i], err)))
-      return status;
-  }
-  return MOON_OK;
+  int64_t total = offsets[n] - before, *starts = malloc((size_t)n * sizeof *starts + 1);
+  if (!starts)
+    return moon_fail(err, MOON_ENOMEM, "features: no memory for %lld rows", (long long)n);
+  for (int64_t i = 0; i < n; i++)
+    starts[i] = offsets[i] - before;
+  (void)((status = reserve(f, offsets[n], err)) ||
+         (status = moon_tensor_from_host(&t->pairs.starts, device, MOON_I64, &n, 1, starts, err)) ||
+         (status = moon_tensor_new(&t->pairs.indices, device, MOON_I32, &total, 1, err)) ||
+         (status = moon_tensor_new(&t->pairs.values, device, MOON_F32, &total, 1, err)) ||
+         (status = moon_op_sae_compact(&t->pairs, &t->dense, err)) ||
+         (status = moon_tensor_read(&t->pairs.indices, f->indices + before, err)) ||
+         (status = moon_tensor_read(&t->pairs.values, f->values + before, err)));
+  free(starts);
+  return status;
 }
 
 static moon_status encode_tile(moon_features *f, const moon_sae *sae, const moon_tensor *x,
                                moon_arithmetic arithmetic, int64_t first, int64_t n,
                                moon_err *err) {
-  tile t = {0};
+  tile t = {.pairs = {.n_rows = n, .n_columns = sae->d_sae}};
   moon_tensor part = {0};
   moon_status status;
-  (void)((status = new_tile(&t, sae, n, err)) ||
+  (void)((status = moon_tensor_new(&t.dense, sae->device, MOON_F32, (int64_t[]){n, sae->d_sae}, 2,
+                                   err)) ||
          (status = moon_tensor_narrow(&part, x, 0, first, n, err)) ||
          (status = moon_sae_encode_dense(sae, &part, arithmetic, &t.dense, err)) ||
-         (status = moon_op_sae_compact(&t.pairs, &t.dense, err)) ||
-         (status = append(f, &t, first, err)));
+         (status = append(f, &t, first, sae->device, err)));
   moon_tensor_release(&part);
   free_tile(&t);
   return status;
@@ -175,10 +160,10 @@ moon_status moon_features_encode(moon_features **out, const moon_sae *sae, const
     return moon_fail(
         err, MOON_ESHAPE, "encode: found shape %s, expected [n_tok, %lld] (the SAE's d_model)",
         moon_shape_text(shape, sizeof shape, x->shape, x->rank), (long long)sae->d_model);
-  int64_t n = x->shape[0];
+  int64_t n = x->shape[0], most = sae->device == moon_cpu() ? TILE_ROWS : TILE_ROWS_ON_GPU;
   moon_status status = new_empty(&f, n, sae->d_sae, err);
-  for (int64_t first = 0; first < n && status == MOON_OK; first += TILE_ROWS) {
-    int64_t rows = n - first < TILE_ROWS ? n - first : TILE_ROWS;
+  for (int64_t first = 0; first < n && status == MOON_OK; first += most) {
+    int64_t rows = n - first < most ? n - first : most;
     if ((status = encode_tile(f, sae, x, arithmetic, first, rows, err)) == MOON_OK)
       status = moon_progress_add(progress, rows, err);
   }

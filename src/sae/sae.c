@@ -340,9 +340,10 @@ moon_status moon_sae_encode_dense(const moon_sae *sae, const moon_tensor *x,
   (void)((sae->normalisation != MOON_NORMALISE_NONE && (status = normalise(&input, sae, err))) ||
          (given(&sae->centre) &&
           (status = combine(&centred, MOON_SUB, &input, &sae->centre, err))) ||
-         (status = moon_op_linear(out, given(&centred) ? &centred : &input, &sae->w_enc,
-                                  given(&sae->b_enc) ? &sae->b_enc : NULL, arithmetic, err)) ||
-         (status = moon_op_sae_activate(out, &sae->activation, err)));
+         (status = moon_op_linear(out, given(&centred) ? &centred : &input, &sae->w_enc, NULL,
+                                  arithmetic, err)) ||
+         (status = moon_op_sae_activate(out, given(&sae->b_enc) ? &sae->b_enc : NULL,
+                                        &sae->activation, err)));
   moon_tensor_release(&input);
   moon_tensor_release(&centred);
   return status;

@@ -360,11 +360,12 @@ moon_status moon_op_attention(const moon_tensor *out, const moon_tensor *q, cons
   return status ? status : ops_of(out)->attention(out, q, k, v, positions, scale, err);
 }
 
-moon_status moon_op_sae_activate(const moon_tensor *f, const moon_activation *activation,
-                                 moon_err *err) {
+moon_status moon_op_sae_activate(const moon_tensor *f, const moon_tensor *bias,
+                                 const moon_activation *activation, moon_err *err) {
   bool gated = activation->kind == MOON_ACTIVATION_GATED,
        gates = gated || activation->kind == MOON_ACTIVATION_JUMPRELU;
   const operand operands[] = {{"f", f, F32 | WRITTEN, {"n_tok", "d_sae"}},
+                              {"bias", bias, WEIGHT, {"d_sae"}},
                               {"threshold", gates ? &activation->threshold : NULL, F32, {"d_sae"}},
                               {"gain", gated ? &activation->gain : NULL, F32, {"d_sae"}},
                               {"offset", gated ? &activation->offset : NULL, F32, {"d_sae"}}};
@@ -373,13 +374,20 @@ moon_status moon_op_sae_activate(const moon_tensor *f, const moon_activation *ac
       (activation->k < 1 || activation->k > f->shape[1]))
     status = moon_fail(err, MOON_ERANGE, "sae_activate: k is %lld, expected 1 to d_sae %lld",
                        (long long)activation->k, (long long)f->shape[1]);
-  return status ? status : ops_of(f)->sae_activate(f, activation, err);
+  return status ? status : ops_of(f)->sae_activate(f, bias, activation, err);
+}
+
+moon_status moon_op_sae_count(const moon_tensor *counts, const moon_tensor *f, moon_err *err) {
+  const operand operands[] = {{"f", f, F32, {"n_tok", "d_sae"}},
+                              {"counts", counts, I32 | WRITTEN, {"n_tok"}}};
+  moon_status status = CHECK("sae_count", operands);
+  return status ? status : ops_of(f)->sae_count(counts, f, err);
 }
 
 static moon_status check_sparse(const char *op, const moon_sparse *f, unsigned written,
                                 moon_err *err) {
   const operand operands[] = {{"starts", &f->starts, I64, {"n_rows"}},
-                              {"counts", &f->counts, I32 | written, {"n_rows"}},
+                              {"counts", &f->counts, I32, {"n_rows"}},
                               {"indices", &f->indices, I32 | written, {"room"}},
                               {"values", &f->values, F32 | written, {"room"}}};
   moon_status status = CHECK(op, operands);

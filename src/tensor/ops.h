@@ -121,8 +121,9 @@ struct moon_ops {
                            moon_err *err);
 
   /* Sparse autoencoder */
-  moon_status (*sae_activate)(const moon_tensor *f, const moon_activation *activation,
-                              moon_err *err);
+  moon_status (*sae_activate)(const moon_tensor *f, const moon_tensor *bias,
+                              const moon_activation *activation, moon_err *err);
+  moon_status (*sae_count)(const moon_tensor *counts, const moon_tensor *f, moon_err *err);
   moon_status (*sae_compact)(const moon_sparse *out, const moon_tensor *f, moon_err *err);
   moon_status (*sae_decode)(const moon_tensor *out, const moon_sparse *f, const moon_tensor *w_dec,
                             const moon_tensor *b_dec, moon_err *err);
@@ -193,12 +194,14 @@ moon_status moon_op_attention(const moon_tensor *out, const moon_tensor *q, cons
                               const moon_tensor *v, const moon_tensor *positions, float scale,
                               moon_err *err);
 
-/* f [n][d_sae] in place: pre-activations to features, >= 0 but for GELU (the exact one, by erf).
- * NaN stays NaN. */
-moon_status moon_op_sae_activate(const moon_tensor *f, const moon_activation *activation,
-                                 moon_err *err);
-/* Nonzero (NaN too) elements of f [n_rows][n_columns] into rows that begin at out->starts and have
- * room for n_columns each. */
+/* f [n][d_sae] in place: f + bias (bias [d_sae] f32, f16 or bf16, or NULL), then pre-activations to
+ * features, >= 0 but for GELU (the exact one, by erf). NaN stays NaN. */
+moon_status moon_op_sae_activate(const moon_tensor *f, const moon_tensor *bias,
+                                 const moon_activation *activation, moon_err *err);
+/* counts i32 [n] := how many elements of each row of f [n][d_sae] are not 0 (NaN is not). */
+moon_status moon_op_sae_count(const moon_tensor *counts, const moon_tensor *f, moon_err *err);
+/* Those elements of f [n_rows][n_columns] into rows that begin at out->starts, where there is room
+ * for out->counts (by moon_op_sae_count) of them. */
 moon_status moon_op_sae_compact(const moon_sparse *out, const moon_tensor *f, moon_err *err);
 /* out [n][d_model] := b_dec + sum of value * w_dec[index] in row order; w_dec [d_sae][d_model],
  * b_dec [d_model] in f32, f16, bf16. */

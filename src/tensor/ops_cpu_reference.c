@@ -470,8 +470,8 @@ static float activate(const moon_activation *a, float x, int64_t i) {
   return above(x, 0) ? x : 0;
 }
 
-static moon_status sae_activate(const moon_tensor *f, const moon_activation *activation,
-                                moon_err *err) {
+static moon_status sae_activate(const moon_tensor *f, const moon_tensor *bias,
+                                const moon_activation *activation, moon_err *err) {
   int64_t n = f->shape[1];
   ranked *order;
   moon_status status = new_order(&order, "sae_activate", n, err);
@@ -480,7 +480,7 @@ static moon_status sae_activate(const moon_tensor *f, const moon_activation *act
   for (int64_t t = 0; t < f->shape[0]; t++) {
     float *row = (float *)moon_tensor_data(f) + t * n;
     for (int64_t i = 0; i < n; i++)
-      row[i] = activate(activation, row[i], i);
+      row[i] = activate(activation, bias ? row[i] + load(bias, i) : row[i], i);
     if (activation->kind == MOON_ACTIVATION_TOPK)
       keep_largest(row, n, activation->k, order);
   }
@@ -488,10 +488,21 @@ static moon_status sae_activate(const moon_tensor *f, const moon_activation *act
   return MOON_OK;
 }
 
+static moon_status sae_count(const moon_tensor *counts, const moon_tensor *f, moon_err *err) {
+  (void)err;
+  int32_t *count = moon_tensor_data(counts);
+  for (int64_t t = 0; t < f->shape[0]; t++) {
+    const float *row = (const float *)moon_tensor_data(f) + t * f->shape[1];
+    count[t] = 0;
+    for (int64_t i = 0; i < f->shape[1]; i++)
+      count[t] += row[i] != 0;
+  }
+  return MOON_OK;
+}
+
 static moon_status sae_compact(const moon_sparse *out, const moon_tensor *f, moon_err *err) {
   (void)err;
   const int64_t *starts = moon_tensor_data(&out->starts);
-  int32_t *counts = moon_tensor_data(&out->counts);
   int32_t *indices = moon_tensor_data(&out->indices);
   float *values = moon_tensor_data(&out->values);
   for (int64_t t = 0; t < out->n_rows; t++) {
@@ -502,7 +513,6 @@ static moon_status sae_compact(const moon_sparse *out, const moon_tensor *f, moo
         indices[next] = (int32_t)i;
         values[next++] = row[i];
       }
-    counts[t] = (int32_t)(next - starts[t]);
   }
   return MOON_OK;
 }
@@ -596,6 +606,7 @@ const moon_ops moon_ops_reference = {
     .kv_append = kv_append,
     .attention = attention,
     .sae_activate = sae_activate,
+    .sae_count = sae_count,
     .sae_compact = sae_compact,
     .sae_decode = sae_decode,
     .sae_edit = sae_edit,

@@ -121,9 +121,9 @@ static void sparse_autoencoder(void **state) {
                       .indices = *TENSOR(I32, 16),
                       .values = *F32(16)};
   moon_edit_step step = {.slot = 1, .op = MOON_EDIT_SET};
-  FAILS(moon_op_sae_activate(f, &topk, &err), MOON_ERANGE,
+  FAILS(moon_op_sae_activate(f, NULL, &topk, &err), MOON_ERANGE,
         "sae_activate: k is 7, expected 1 to d_sae 6");
-  FAILS(moon_op_sae_activate(f, &jump, &err), MOON_ESHAPE,
+  FAILS(moon_op_sae_activate(f, NULL, &jump, &err), MOON_ESHAPE,
         "sae_activate: f [2, 6] does not fit threshold [5]: d_sae is 6 and 5");
   FAILS(moon_op_sae_compact(&rows, f, &err), MOON_ESHAPE,
         "sae_compact: f has d_sae 6, the features have 8");

@@ -319,7 +319,8 @@ static void softmax(trial *t) {
 
 /* x, then out, w and bias of each product. */
 static moon_status call_products(const moon_tensor *t, const trial *p, moon_err *err) {
-  moon_product list[MOON_MAX_PRODUCTS] = {{{0}}};
+  moon_product list[MOON_MAX_PRODUCTS];
+  memset(list, 0, sizeof list);
   int n = (p->n_operands - 1) / 3;
   for (int i = 0; i < n; i++) {
     list[i].out = t[1 + 3 * i];
@@ -442,7 +443,7 @@ static moon_status call_sae_activate(const moon_tensor *t, const trial *p, moon_
                                 .threshold = t[1],
                                 .gain = t[2],
                                 .offset = t[3]};
-  return moon_op_sae_activate(&t[0], &activation, err);
+  return moon_op_sae_activate(&t[0], p->variant ? &t[4] : NULL, &activation, err);
 }
 
 static void sae_activate(trial *t) {
@@ -453,6 +454,8 @@ static void sae_activate(trial *t) {
   add(t, "threshold", 0, MOON_F32, NORMAL, 1, K);
   add(t, "gain", 0, MOON_F32, POSITIVE, 1, K);
   add(t, "offset", 0, MOON_F32, NORMAL, 1, K);
+  add(t, "bias", 0, pick_weight(), NORMAL, 1, K);
+  t->variant = (int)random_below(2); /* 1: with a bias */
   t->atol = gelu ? 1e-7 : 0;
   t->rtol = gelu ? 1e-5 : 0;
   t->call = call_sae_activate;
@@ -467,6 +470,18 @@ static moon_sparse sparse_of(const moon_tensor *t, int64_t n_columns) {
                        .values = t[3]};
 }
 
+static moon_status call_sae_count(const moon_tensor *t, const trial *p, moon_err *err) {
+  (void)p;
+  return moon_op_sae_count(&t[0], &t[1], err);
+}
+
+static void sae_count(trial *t) {
+  int64_t M = pick_rows(), K = pick_length();
+  add(t, "counts", ROWS | OUT, MOON_I32, ZERO, 1, M);
+  add(t, "f", ROWS, MOON_F32, SPECIAL, 2, M, K);
+  t->call = call_sae_count;
+}
+
 static moon_status call_sae_compact(const moon_tensor *t, const trial *p, moon_err *err) {
   moon_sparse out = sparse_of(t, p->limit);
   return moon_op_sae_compact(&out, &t[4], err);
@@ -475,7 +490,7 @@ static moon_status call_sae_compact(const moon_tensor *t, const trial *p, moon_e
 static void sae_compact(trial *t) {
   int64_t M = pick_rows(), K = t->limit = pick_length(), room = M * K;
   add(t, "starts", ROWS, MOON_I64, STARTS, 1, M);
-  add(t, "counts", ROWS | OUT, MOON_I32, ZERO, 1, M);
+  add(t, "counts", ROWS, MOON_I32, ZERO, 1, M);
   add(t, "indices", OUT, MOON_I32, ZERO, 1, room);
   add(t, "values", OUT, MOON_F32, ZERO, 1, room);
   add(t, "f", ROWS, MOON_F32, SPECIAL, 2, M, K);
@@ -544,10 +559,10 @@ static const struct {
 } ops[] = {
 #define OP(name) \
   { #name, name }
-    OP(copy),         OP(transpose),   OP(fill),       OP(binary),    OP(unary),
-    OP(reduce),       OP(argmax),      OP(topk),       OP(softmax),   OP(products),
-    OP(embed),        OP(rms_norm),    OP(rope),       OP(kv_append), OP(attention),
-    OP(sae_activate), OP(sae_compact), OP(sae_decode), OP(sae_edit),  OP(axpy_rows),
+    OP(copy),       OP(transpose), OP(fill),      OP(binary),       OP(unary),     OP(reduce),
+    OP(argmax),     OP(topk),      OP(softmax),   OP(products),     OP(embed),     OP(rms_norm),
+    OP(rope),       OP(kv_append), OP(attention), OP(sae_activate), OP(sae_count), OP(sae_compact),
+    OP(sae_decode), OP(sae_edit),  OP(axpy_rows),
 #undef OP
 };
 

@@ -182,26 +182,28 @@ static void activations(void **state) {
   moon_activation relu = {.kind = MOON_ACTIVATION_RELU};
   moon_activation topk = {.kind = MOON_ACTIVATION_TOPK, .k = 2};
   const moon_tensor *f = T(F32, LIST(-1, 2, 0, NAN, 5), 1, 5);
-  ok(moon_op_sae_activate(f, &relu, &err));
+  ok(moon_op_sae_activate(f, NULL, &relu, &err));
   assert_values(f, LIST(0, 2, 0, NAN, 5));
+  ok(moon_op_sae_activate(f, T(BF16, LIST(3, -5, -1, 1, 2), 5), &relu, &err));
+  assert_values(f, LIST(3, 0, 0, NAN, 7));
   f = T(F32, LIST(3, 2, 3, 3, -9, 1), 2, 3);
-  ok(moon_op_sae_activate(f, &topk, &err));
+  ok(moon_op_sae_activate(f, NULL, &topk, &err));
   assert_values(f, LIST(3, 0, 3, 3, 0, 1));
   f = T(F32, LIST(1, 2, 3, 4, -1, NAN), 1, 6);
   moon_activation jump = {.kind = MOON_ACTIVATION_JUMPRELU,
                           .threshold = *T(F32, LIST(1, 1, 5, NAN, -2, 0), 6)};
-  ok(moon_op_sae_activate(f, &jump, &err));
+  ok(moon_op_sae_activate(f, NULL, &jump, &err));
   assert_values(f, LIST(0, 2, 0, 0, 0, NAN));
   f = T(F32, LIST(1, 1.5, -2, 3, -4, NAN), 1, 6);
   moon_activation gated = {.kind = MOON_ACTIVATION_GATED,
                            .threshold = *T(F32, LIST(1, 1, -3, 0, -5, 0), 6),
                            .gain = *T(F32, LIST(2, 2, 2, 2, 0.5, 2), 6),
                            .offset = *T(F32, LIST(9, 9, 1, -6, 3, 1), 6)};
-  ok(moon_op_sae_activate(f, &gated, &err));
+  ok(moon_op_sae_activate(f, NULL, &gated, &err));
   assert_values(f, LIST(0, 12, 0, 0, 1, NAN)); /* shut; open; open below 0; at 0; open; NaN */
   f = T(F32, LIST(0, 1, -1, 20, -20, NAN), 1, 6);
   moon_activation gelu = {.kind = MOON_ACTIVATION_GELU};
-  ok(moon_op_sae_activate(f, &gelu, &err));
+  ok(moon_op_sae_activate(f, NULL, &gelu, &err));
   float got[6];
   ok(moon_tensor_read(f, got, &err));
   assert_true(got[0] == 0 && fabsf(got[1] - 0.84134475f) < 1e-6f &&
@@ -217,11 +219,15 @@ static void sparse_rows(void **state) {
                       .counts = *ZEROS(I32, 2),
                       .indices = *ZEROS(I32, 6),
                       .values = *ZEROS(F32, 6)};
-  ok(moon_op_sae_compact(&rows, T(F32, LIST(0, 2, NAN, 0, 0, 1), 2, 3), &err));
+  const moon_tensor *f = T(F32, LIST(0, 2, NAN, 0, 0, 1), 2, 3);
+  ok(moon_op_sae_count(&rows.counts, f, &err));
+  ok(moon_op_sae_compact(&rows, f, &err));
   assert_values(&rows.counts, LIST(2, 1));
   assert_values(&rows.indices, LIST(1, 2, 0, 2, 0, 0));
   assert_values(&rows.values, LIST(2, NAN, 0, 1, 0, 0));
-  ok(moon_op_sae_compact(&rows, T(F32, LIST(0, 2, 3, 0, 0, 0), 2, 3), &err));
+  f = T(F32, LIST(0, 2, 3, 0, 0, 0), 2, 3);
+  ok(moon_op_sae_count(&rows.counts, f, &err));
+  ok(moon_op_sae_compact(&rows, f, &err));
   const moon_tensor *out = ZEROS(F32, 2, 2), *w_dec = T(F16, LIST(9, 9, 1, 10, 2, 20), 3, 2);
   ok(moon_op_sae_decode(out, &rows, w_dec, T(BF16, LIST(100, 200), 2), &err));
   assert_values(out, LIST(108, 280, 100, 200));

@@ -221,7 +221,7 @@ static moon_status call_activate(const trial *t, const moon_tensor *out, const m
   (void)positions;
   moon_activation activation = {.kind = MOON_ACTIVATION_TOPK, .k = t->k};
   moon_status status = moon_op_copy(out, x, err);
-  return status ? status : moon_op_sae_activate(out, &activation, err);
+  return status ? status : moon_op_sae_activate(out, NULL, &activation, err);
 }
 
 static void activate(const shape *s) {

@@ -2,44 +2,86 @@
 /* Sparse features: compact, decode, edit, and rows added to the stream. Bound by memory. */
 #include "tensor/cuda/kernel.cuh"
 
-enum { COMPACT_THREADS = 512 };
+enum { COMPACT_THREADS = 512, EACH = 4 }; /* threads of a row, elements of a thread at a time */
+
+/* Elements first .. first + EACH - 1 of a row; zeros beyond its end. */
+__device__ __forceinline__ void load_elements(float *out, const float *row, int64_t first,
+                                              int64_t n) {
+  if (n % EACH == 0 && first < n) { /* rows begin at 16 bytes then */
+    float4 v = *(const float4 *)(row + first);
+    out[0] = v.x, out[1] = v.y, out[2] = v.z, out[3] = v.w;
+    return;
+  }
+#pragma unroll
+  for (int j = 0; j < EACH; j++)
+    out[j] = first + j < n ? row[first + j] : 0;
+}
+
+/* One block per row. */
+static __global__ void count_kernel(int32_t *counts, const float *f, int64_t n) {
+  const float *row = f + (int64_t)blockIdx.x * n;
+  int mine = 0;
+  for (int64_t first = threadIdx.x * EACH; first < n; first += COMPACT_THREADS * EACH) {
+    float value[EACH];
+    load_elements(value, row, first, n);
+#pragma unroll
+    for (int j = 0; j < EACH; j++)
+      mine += value[j] != 0;
+  }
+  int all = block_reduce(mine, 0, sum_of());
+  if (threadIdx.x == 0)
+    counts[blockIdx.x] = all;
+}
+
+static moon_status sae_count(const moon_tensor *counts, const moon_tensor *f, moon_err *err) {
+  return launch(device_of(f), "sae_count", err, count_kernel, dim3((unsigned)f->shape[0]),
+                COMPACT_THREADS, 0, (int32_t *)moon_tensor_data(counts),
+                (const float *)moon_tensor_data(f), f->shape[1]);
+}
 
 /* The nonzero elements of a row in ascending order, one block per row: each warp counts its own in
  * a stretch of the row, a scan over the warps says where they go. */
-static __global__ void compact_kernel(int32_t *counts, int32_t *indices, float *values,
-                                      const int64_t *starts, const float *f, int64_t n) {
+static __global__ void compact_kernel(int32_t *indices, float *values, const int64_t *starts,
+                                      const float *f, int64_t n) {
   __shared__ unsigned in_warp[WARP];
   const float *row = f + (int64_t)blockIdx.x * n;
-  unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+  unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, below = (1u << lane) - 1;
   int64_t next = starts[blockIdx.x];
-  for (int64_t first = 0; first < n; first += blockDim.x) {
-    int64_t i = first + threadIdx.x;
-    float value = i < n ? row[i] : 0;
-    unsigned active = __ballot_sync(ALL_LANES, value != 0);
+  for (int64_t stretch = 0; stretch < n; stretch += COMPACT_THREADS * EACH) {
+    int64_t first = stretch + threadIdx.x * EACH;
+    float value[EACH];
+    load_elements(value, row, first, n);
+    unsigned mine = 0, total = 0; /* of the warp: in lanes below, in all */
+#pragma unroll
+    for (int j = 0; j < EACH; j++) {
+      unsigned active = __ballot_sync(ALL_LANES, value[j] != 0);
+      mine += (unsigned)__popc(active & below);
+      total += (unsigned)__popc(active);
+    }
     if (lane == 0)
-      in_warp[warp] = (unsigned)__popc(active);
+      in_warp[warp] = total;
     __syncthreads();
     unsigned before = 0, all = 0;
-    for (unsigned w = 0; w < blockDim.x / WARP; w++) {
+    for (unsigned w = 0; w < COMPACT_THREADS / WARP; w++) {
       before += w < warp ? in_warp[w] : 0;
       all += in_warp[w];
     }
-    if (value != 0) {
-      int64_t at = next + before + __popc(active & ((1u << lane) - 1));
-      indices[at] = (int32_t)i;
-      values[at] = value;
-    }
+    int64_t at = next + before + mine;
+#pragma unroll
+    for (int j = 0; j < EACH; j++)
+      if (value[j] != 0) {
+        indices[at] = (int32_t)(first + j);
+        values[at++] = value[j];
+      }
     next += all;
     __syncthreads();
   }
-  if (threadIdx.x == 0)
-    counts[blockIdx.x] = (int32_t)(next - starts[blockIdx.x]);
 }
 
 static moon_status sae_compact(const moon_sparse *out, const moon_tensor *f, moon_err *err) {
   return launch(device_of(f), "sae_compact", err, compact_kernel, dim3((unsigned)out->n_rows),
-                COMPACT_THREADS, 0, (int32_t *)moon_tensor_data(&out->counts),
-                (int32_t *)moon_tensor_data(&out->indices), (float *)moon_tensor_data(&out->values),
+                COMPACT_THREADS, 0, (int32_t *)moon_tensor_data(&out->indices),
+                (float *)moon_tensor_data(&out->values),
                 (const int64_t *)moon_tensor_data(&out->starts), (const float *)moon_tensor_data(f),
                 out->n_columns);
 }
@@ -143,6 +185,7 @@ static moon_status axpy_rows(const moon_tensor *x, const moon_tensor *coefficien
 }
 
 void add_sae_ops(moon_ops *table) {
+  table->sae_count = sae_count;
   table->sae_compact = sae_compact;
   table->sae_decode = sae_decode;
   table->sae_edit = sae_edit;

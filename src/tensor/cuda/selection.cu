@@ -112,22 +112,36 @@ static moon_status topk(const moon_tensor *values, const moon_tensor *indices, c
                 padded);
 }
 
-/* relu; threshold [d_sae] or NULL: only what lies above it stays; gain, offset [d_sae] or NULL:
- * applied to what stays. NaN stays. */
-static __global__ void relu_kernel(float *f, const float *threshold, const float *gain,
-                                   const float *offset, int64_t d_sae, int64_t n) {
-  for (int64_t i = first_element(); i < n; i += element_step()) {
-    float x = f[i];
-    bool open = !threshold || above(x, threshold[i % d_sae]);
-    if (gain)
-      x = fmaf(gain[i % d_sae], x, offset[i % d_sae]);
-    f[i] = open && above(x, 0) ? x : 0;
-  }
+/* Per feature, each [d_sae] or NULL: bias is added first; only what lies above threshold stays, and
+ * gain and offset are applied to it. */
+struct gates {
+  const void *bias;
+  moon_dtype bias_dtype;
+  const float *threshold, *gain, *offset;
+};
+
+__device__ __forceinline__ float with_bias(const gates &g, float x, int64_t i) {
+  return g.bias ? x + load_weight(g.bias_dtype, g.bias, i) : x;
 }
 
-static __global__ void gelu_kernel(float *f, int64_t n) {
-  for (int64_t i = first_element(); i < n; i += element_step())
-    f[i] = 0.5f * f[i] * erfcf(-f[i] * 0.70710678118654752f);
+/* Grid (columns, rows). relu of what stays; NaN stays. */
+static __global__ void relu_kernel(float *f, gates g, int64_t d_sae) {
+  int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= d_sae)
+    return;
+  float *place = f + (int64_t)blockIdx.y * d_sae + i, x = with_bias(g, *place, i);
+  bool open = !g.threshold || above(x, g.threshold[i]);
+  if (g.gain)
+    x = fmaf(g.gain[i], x, g.offset[i]);
+  *place = open && above(x, 0) ? x : 0;
+}
+
+static __global__ void gelu_kernel(float *f, gates g, int64_t d_sae) {
+  int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= d_sae)
+    return;
+  float *place = f + (int64_t)blockIdx.y * d_sae + i, x = with_bias(g, *place, i);
+  *place = 0.5f * x * erfcf(-x * 0.70710678118654752f);
 }
 
 static const float *data(const moon_tensor *t) {
@@ -143,24 +157,44 @@ static __global__ void keep_largest_kernel(float *f, int64_t d_sae, int64_t k) {
       row[i] = 0;
 }
 
-static moon_status sae_activate(const moon_tensor *f, const moon_activation *activation,
-                                moon_err *err) {
-  cuda_device *d = device_of(f);
-  int64_t rows = f->shape[0], d_sae = f->shape[1];
-  float *x = (float *)moon_tensor_data(f);
-  bool gated = activation->kind == MOON_ACTIVATION_GATED,
-       gates = gated || activation->kind == MOON_ACTIVATION_JUMPRELU;
-  TRY(check_rows("sae_activate", f, err));
-  if (activation->kind == MOON_ACTIVATION_GELU)
-    return launch(d, "sae_activate", err, gelu_kernel, blocks_for(rows * d_sae, THREADS), THREADS,
-                  0, x, rows * d_sae);
-  TRY(launch(d, "sae_activate", err, relu_kernel, blocks_for(rows * d_sae, THREADS), THREADS, 0, x,
-             gates ? data(&activation->threshold) : NULL, gated ? data(&activation->gain) : NULL,
-             gated ? data(&activation->offset) : NULL, d_sae, rows * d_sae));
+static gates gates_of(const moon_activation *activation, const moon_tensor *bias) {
+  bool gated = activation->kind == MOON_ACTIVATION_GATED;
+  gates g = {};
+  g.bias = bias ? moon_tensor_data(bias) : NULL;
+  g.bias_dtype = bias ? bias->dtype : MOON_F32;
+  if (gated || activation->kind == MOON_ACTIVATION_JUMPRELU)
+    g.threshold = data(&activation->threshold);
+  if (gated) {
+    g.gain = data(&activation->gain);
+    g.offset = data(&activation->offset);
+  }
+  return g;
+}
+
+/* At most MOST_ROWS rows. */
+static moon_status activate_rows(cuda_device *d, float *f, int64_t rows, int64_t d_sae,
+                                 const moon_activation *activation, const moon_tensor *bias,
+                                 moon_err *err) {
+  dim3 grid((unsigned)((d_sae + THREADS - 1) / THREADS), (unsigned)rows);
+  bool gelu = activation->kind == MOON_ACTIVATION_GELU;
+  TRY(launch(d, "sae_activate", err, gelu ? gelu_kernel : relu_kernel, grid, THREADS, 0, f,
+             gates_of(activation, bias), d_sae));
   if (activation->kind != MOON_ACTIVATION_TOPK)
     return MOON_OK;
   return launch(d, "sae_activate", err, keep_largest_kernel, dim3((unsigned)rows), SELECT_THREADS,
-                0, x, d_sae, activation->k);
+                0, f, d_sae, activation->k);
+}
+
+static moon_status sae_activate(const moon_tensor *f, const moon_tensor *bias,
+                                const moon_activation *activation, moon_err *err) {
+  const int64_t MOST_ROWS = 65535; /* of a grid's y */
+  int64_t rows = f->shape[0], d_sae = f->shape[1];
+  TRY(check_rows("sae_activate", f, err));
+  for (int64_t first = 0; first < rows; first += MOST_ROWS)
+    TRY(activate_rows(device_of(f), (float *)moon_tensor_data(f) + first * d_sae,
+                      rows - first < MOST_ROWS ? rows - first : MOST_ROWS, d_sae, activation, bias,
+                      err));
+  return MOON_OK;
 }
 
 void add_selection_ops(moon_ops *table) {
