@@ -225,14 +225,7 @@ typedef struct sample_task {
 static moon_status run_sample(moon_task *task, moon_progress *progress, moon_err *err) {
   sample_task *t = (sample_task *)task;
   (void)progress;
-  float *host = malloc(moon_tensor_size_bytes(&t->logits));
-  if (!host)
-    return moon_fail(err, MOON_ENOMEM, "sampler: no memory for the logits");
-  moon_status status = moon_tensor_read(&t->logits, host, err);
-  if (status == MOON_OK)
-    status = moon_sampler_next(&t->sampler, host, moon_tensor_count(&t->logits), &t->id, err);
-  free(host);
-  return status;
+  return moon_sampler_next(&t->sampler, &t->logits, &t->id, err);
 }
 
 /* id, and the generator's state for the next draw */

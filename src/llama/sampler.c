@@ -4,6 +4,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "tensor/ops.h"
+
 typedef struct candidate {
   float logit; /* becomes the unnormalised probability */
   int32_t id;
@@ -57,32 +59,69 @@ static int64_t narrow(candidate *all, int64_t n, const moon_sampler *s, double *
   return kept;
 }
 
-moon_status moon_sampler_next(moon_sampler *sampler, const float *logits, int64_t n_vocab,
-                              int32_t *id, moon_err *err) {
-  int64_t best = 0;
-  for (int64_t i = 0; i < n_vocab; i++) {
-    if (isnan(logits[i]))
-      return moon_fail(err, MOON_ERANGE, "sampler: the logit of token %lld is not a number",
-                       (long long)i);
-    if (logits[i] > logits[best])
-      best = i;
+static moon_status refuse_nan(int64_t id, moon_err *err) {
+  return moon_fail(err, MOON_ERANGE, "sampler: the logit of token %lld is not a number",
+                   (long long)id);
+}
+
+/* NaN comes first in the order of argmax, so the logit of its choice tells of any. */
+static moon_status greedy(const moon_tensor *logits, int32_t *id, moon_err *err) {
+  moon_tensor row = {0}, best = {0}, at = {0};
+  int64_t index = 0;
+  float logit = 0;
+  moon_status status;
+  (void)((status = moon_tensor_reshape(&row, logits, (int64_t[]){1, -1}, 2, err)) ||
+         (status = moon_tensor_new(&best, moon_tensor_device(logits), MOON_I64, (int64_t[]){1}, 1,
+                                   err)) ||
+         (status = moon_op_argmax(&best, &row, err)) ||
+         (status = moon_tensor_read(&best, &index, err)) ||
+         (status = moon_tensor_select(&at, &row, 1, index, err)) ||
+         (status = moon_tensor_read(&at, &logit, err)));
+  moon_tensor_release(&row);
+  moon_tensor_release(&best);
+  moon_tensor_release(&at);
+  *id = (int32_t)index;
+  return status == MOON_OK && isnan(logit) ? refuse_nan(index, err) : status;
+}
+
+/* all [n], logit and id, in the order of the ids. */
+static moon_status read_candidates(candidate *all, const moon_tensor *logits, int64_t n,
+                                   moon_err *err) {
+  float *host = malloc((size_t)n * sizeof *host + 1);
+  if (!host)
+    return moon_fail(err, MOON_ENOMEM, "sampler: no memory for %lld logits", (long long)n);
+  moon_status status = moon_tensor_read(logits, host, err);
+  for (int64_t i = 0; i < n && status == MOON_OK; i++) {
+    all[i] = (candidate){host[i], (int32_t)i};
+    if (isnan(host[i]))
+      status = refuse_nan(i, err);
   }
-  *id = (int32_t)best;
-  if (sampler->temperature == 0)
-    return MOON_OK;
-  candidate *all = malloc((size_t)n_vocab * sizeof *all);
-  if (!all)
-    return moon_fail(err, MOON_ENOMEM, "sampler: no memory for %lld candidates",
-                     (long long)n_vocab);
-  for (int64_t i = 0; i < n_vocab; i++)
-    all[i] = (candidate){logits[i], (int32_t)i};
-  qsort(all, (size_t)n_vocab, sizeof *all, by_logit);
+  free(host);
+  return status;
+}
+
+static int32_t draw_candidate(candidate *all, int64_t n, moon_sampler *sampler) {
   double sum;
-  int64_t n = narrow(all, n_vocab, sampler, &sum), chosen = 0;
+  int64_t kept, chosen = 0;
+  qsort(all, (size_t)n, sizeof *all, by_logit);
+  kept = narrow(all, n, sampler, &sum);
   double left = draw(&sampler->state) * sum - all[0].logit;
-  while (left >= 0 && chosen + 1 < n)
+  while (left >= 0 && chosen + 1 < kept)
     left -= all[++chosen].logit;
-  *id = all[chosen].id;
+  return all[chosen].id;
+}
+
+moon_status moon_sampler_next(moon_sampler *sampler, const moon_tensor *logits, int32_t *id,
+                              moon_err *err) {
+  if (sampler->temperature == 0)
+    return greedy(logits, id, err);
+  int64_t n = moon_tensor_count(logits);
+  candidate *all = malloc((size_t)n * sizeof *all + 1);
+  if (!all)
+    return moon_fail(err, MOON_ENOMEM, "sampler: no memory for %lld candidates", (long long)n);
+  moon_status status = read_candidates(all, logits, n, err);
+  if (status == MOON_OK)
+    *id = draw_candidate(all, n, sampler);
   free(all);
-  return MOON_OK;
+  return status;
 }

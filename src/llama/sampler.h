@@ -3,7 +3,7 @@
 #ifndef MOON_LLAMA_SAMPLER_H
 #define MOON_LLAMA_SAMPLER_H
 
-#include "moon.h"
+#include "tensor/tensor.h"
 
 /* temperature 0 is greedy: the largest logit, the first of equals. Otherwise the candidates are
  * narrowed in this order, as transformers does: logits / temperature, the top_k largest, the
@@ -20,9 +20,9 @@ typedef struct moon_sampler {
 /* MOON_ERANGE for a field out of its range (NaN too). */
 moon_status moon_sampler_check(const moon_sampler *sampler, moon_err *err);
 
-/* logits [n_vocab] on the host. MOON_ERANGE when they hold a NaN: the model's numbers are broken.
- * MOON_ENOMEM. */
-moon_status moon_sampler_next(moon_sampler *sampler, const float *logits, int64_t n_vocab,
-                              int32_t *id, moon_err *err);
+/* logits f32, n_vocab of them, row-major, on any device; a greedy choice is made there and waits
+ * for one number. MOON_ERANGE when they hold a NaN: the model's numbers are broken. MOON_ENOMEM. */
+moon_status moon_sampler_next(moon_sampler *sampler, const moon_tensor *logits, int32_t *id,
+                              moon_err *err);
 
 #endif

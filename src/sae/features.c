@@ -4,9 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Dense rows at a time: 8 MB of a 65,536 wide SAE, which a CPU's cache holds; on a GPU 64 MB,
+/* Dense rows at a time: 8 MB of a 65,536 wide SAE, which a CPU's cache holds; on a GPU 128 MB,
  * enough rows to keep it busy. */
-enum { TILE_ROWS = 32, TILE_ROWS_ON_GPU = 256 };
+enum { TILE_ROWS = 32, TILE_ROWS_ON_GPU = 512 };
 
 void moon_features_free(moon_features *features) {
   if (!features)

@@ -18,7 +18,7 @@
  */
 #include "tensor/cuda/attention.cuh"
 
-enum { TILE = WARP, RUN = 256, WARPS = THREADS / WARP, FEW_ROWS = 16, MOST_D_HEAD = 512 };
+enum { TILE = WARP, RUN = 64, WARPS = THREADS / WARP, FEW_ROWS = 16, MOST_D_HEAD = 512 };
 
 /* A softmax so far, of the warp's queries. */
 template <int QUERIES, int SLOTS>

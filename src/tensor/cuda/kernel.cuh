@@ -7,7 +7,7 @@
 
 #include "tensor/cuda/device.cuh"
 
-enum { WARP = 32, THREADS = 256 };
+enum { WARP = 32, THREADS = 256, MOST_THREADS = 1024 };
 #define ALL_LANES 0xffffffffu
 
 #ifdef __CUDACC__
@@ -251,8 +251,19 @@ __device__ T block_reduce(T value, T nothing, F combine) {
 
 /* Key of the row's first in order (see rank_key), n >= 1. */
 __device__ __forceinline__ unsigned long long block_largest(const float *row, int64_t n) {
+  enum { AT_ONCE = 8 }; /* loads on their way: a row of logits is long, and one block reads it */
   unsigned long long best = 0;
-  for (int64_t i = threadIdx.x; i < n; i += blockDim.x)
+  int64_t i = threadIdx.x, step = blockDim.x;
+  for (; i + (AT_ONCE - 1) * step < n; i += AT_ONCE * step) {
+    float values[AT_ONCE];
+#pragma unroll
+    for (int j = 0; j < AT_ONCE; j++)
+      values[j] = row[i + j * step];
+#pragma unroll
+    for (int j = 0; j < AT_ONCE; j++)
+      best = max_of()(best, rank_key(values[j], i + j * step));
+  }
+  for (; i < n; i += step)
     best = max_of()(best, rank_key(row[i], i));
   return block_reduce(best, 0ull, max_of());
 }

@@ -19,15 +19,22 @@ static moon_status embed(const moon_tensor *out, const moon_tensor *table, const
                     (const int32_t *)moon_tensor_data(ids), table->shape[1]));
 }
 
-/* w x / sqrt(mean(x^2) + eps), one block per row; out may be x. */
+/* w x / sqrt(mean(x^2) + eps), one block per row; out may be x. A decode step waits for its one
+ * block: as many threads as there can be, each with four elements at a time where rows allow it. */
 template <typename T>
-static __global__ void rms_norm_kernel(float *out, const float *x, const T *w, int64_t d,
-                                       float eps) {
+static __global__ void __launch_bounds__(MOST_THREADS)
+    rms_norm_kernel(float *out, const float *x, const T *w, int64_t d, float eps) {
   wait_for_inputs();
   const float *row = x + (int64_t)blockIdx.x * d;
   float *y = out + (int64_t)blockIdx.x * d, sum = 0;
-  for (int64_t i = threadIdx.x; i < d; i += blockDim.x)
-    sum = fmaf(row[i], row[i], sum);
+  if (d % 4 == 0)
+    for (int64_t i = threadIdx.x; i < d / 4; i += blockDim.x) {
+      float4 v = ((const float4 *)row)[i];
+      sum = fmaf(v.w, v.w, fmaf(v.z, v.z, fmaf(v.y, v.y, fmaf(v.x, v.x, sum))));
+    }
+  else
+    for (int64_t i = threadIdx.x; i < d; i += blockDim.x)
+      sum = fmaf(row[i], row[i], sum);
   float scale = 1 / sqrtf(block_reduce(sum, 0.0f, sum_of()) / (float)d + eps);
   for (int64_t i = threadIdx.x; i < d; i += blockDim.x)
     y[i] = row[i] * scale * to_f32(w[i]);
@@ -36,7 +43,7 @@ static __global__ void rms_norm_kernel(float *out, const float *x, const T *w, i
 static moon_status rms_norm(const moon_tensor *out, const moon_tensor *x, const moon_tensor *w,
                             float eps, moon_err *err) {
   WITH_WEIGHT(w->dtype, return launch_early(device_of(out), "rms_norm", err, rms_norm_kernel<T>,
-                                            dim3((unsigned)x->shape[0]), THREADS, 0,
+                                            dim3((unsigned)x->shape[0]), MOST_THREADS, 0,
                                             (float *)moon_tensor_data(out),
                                             (const float *)moon_tensor_data(x),
                                             (const T *)moon_tensor_data(w), x->shape[1], eps));

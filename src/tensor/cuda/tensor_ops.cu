@@ -277,9 +277,9 @@ static moon_status reduce(moon_reduce op, const moon_tensor *out, const moon_ten
 
 static moon_status argmax(const moon_tensor *out, const moon_tensor *a, moon_err *err) {
   TRY(check_columns("argmax", a, err));
-  return launch(device_of(out), "argmax", err, argmax_kernel, dim3((unsigned)a->shape[0]), THREADS,
-                0, (int64_t *)moon_tensor_data(out), (const float *)moon_tensor_data(a),
-                a->shape[1]);
+  return launch(device_of(out), "argmax", err, argmax_kernel, dim3((unsigned)a->shape[0]),
+                MOST_THREADS, 0, (int64_t *)moon_tensor_data(out),
+                (const float *)moon_tensor_data(a), a->shape[1]);
 }
 
 static moon_status softmax(const moon_tensor *out, const moon_tensor *a, moon_err *err) {
