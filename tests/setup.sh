@@ -18,6 +18,8 @@ libedit-dev       line editing at the prompt
 libjansson-dev    JSON in the core: headers, config, tokenizer
 libpcre2-dev      the tokenizer's split pattern
 libssl-dev        sha256
+libcurl4-openssl-dev  downloads
+ca-certificates   whom a download may trust
 LIST
 }
 

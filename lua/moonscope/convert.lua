@@ -7,6 +7,7 @@ require "moonscope.tensor" -- the sum of two biases
 local job = require "moonscope.job"
 local json = require "moonscope.json"
 local options = require "moonscope.options"
+local resolve = require "moonscope.hub.resolve"
 local sae_configs = require "moonscope.sae_configs"
 local sae_format = require "moonscope.sae_format"
 
@@ -151,20 +152,6 @@ end
 
 -- A sparse autoencoder
 
----The file that a name or path means, and its entry in SAE_CONFIGS.
-local function find_source(name_or_path)
-  local named = sae_configs.SAE_CONFIGS[name_or_path]
-  local path = named and named.filename or name_or_path
-  return path, named or sae_configs.of_file(path)
-end
-
----What to do about a file that is not there.
-local function describe_missing(path, entry)
-  local url = entry and sae_configs.url(entry)
-  if not url then return path .. ": no such file" end
-  return ("%s: no such file. Download %s and put it there, or give the path of the file"):format(path, url)
-end
-
 local function layer_of(path, entry, layer)
   local given, message, code
   if layer ~= nil then
@@ -230,8 +217,8 @@ local function metadata_text(facts)
     { "tied_weights", facts.format.tied },
     { "activation_fn", "relu" },
     { "dtype", facts.dtype },
-    { "source", facts.entry and facts.entry.repo_id },
-    { "source_revision", nil },
+    { "source", facts.entry and facts.entry.repo_id or facts.repo },
+    { "source_revision", facts.commit },
     { "source_file", facts.path:match "[^/]*$" },
     { "source_sha256", facts.source_sha256 },
     { "sha256", facts.sha256 },
@@ -307,6 +294,7 @@ local function convert_sae(file, path, entry, opts)
   local facts = {
     path = path, entry = entry, format = format, layer = layer, expansion_factor = math.tointeger(ratio) or ratio,
   }
+  facts.repo, facts.commit = resolve.origin(path)
   result, message, code = write_sae(file, facts, opts)
   if not result then return nil, message, code end
   result.warning = warning_of(path, entry, facts.source_sha256)
@@ -317,7 +305,8 @@ local sae_options = options.names("dtype", "on_progress", "output", "layer")
 
 ---A sparse autoencoder into sae_layer_<L>.safetensors and sae_layer_<L>_metadata.json. Tensors are
 ---copied as they are, under Goodfire's names.
----@param name_or_path string  a name of SAE_CONFIGS (its file in the working directory), or a path
+---@param name_or_path string  a path, a name of SAE_CONFIGS (its file in the working directory, else from the
+---  Hub), or "ns/name" of the Hub
 ---@param opts? moonscope.convert.Options
 ---@return {safetensors: string, metadata: string, tensors: integer, bytes: integer, sha256: string,
 ---  warning: string?}?
@@ -330,11 +319,13 @@ function M.sae(name_or_path, opts)
   if not ok then return nil, message, "EINVAL" end
   ok, message, code = check_dtype(opts.dtype)
   if not ok then return nil, message, code end
-  local path, entry = find_source(name_or_path)
+  local path
+  path, message, code = resolve.sae(name_or_path, { on_progress = opts.on_progress })
+  if not path then return nil, message, code end
   file, message, code = checkpoint.open(path)
-  if not file then return nil, code == "ENOENT" and describe_missing(path, entry) or message, code end
+  if not file then return nil, message, code end
   local guard <close> = file
-  return convert_sae(file, path, entry, opts)
+  return convert_sae(file, path, sae_configs.SAE_CONFIGS[name_or_path] or sae_configs.of_file(path), opts)
 end
 
 -- Hashes

@@ -75,18 +75,21 @@ end
 
 ---Loads an autoencoder in any known format, found by its keys. With {model = m} it follows the
 ---model's device and dtype; {dtype = "file"} keeps the file's.
----@param path string
+---@param name string  a path, a name of SAE_CONFIGS, or "ns/name" of the Hub, downloaded on first use
 ---@param opts {model: userdata?, layer: integer|string|nil, device: string?, dtype: string?}?
 ---@return userdata? sae  with .layer, .hook (nil when unknown), .d_sae, .d_model, .activation, .path
 ---@return string? message
 ---@return string? code
-function M.load_sae(path, opts)
+function M.load_sae(name, opts)
   opts = options.check("load_sae", opts, OPTIONS)
-  options.check_text("load_sae", "path", path)
+  options.check_text("load_sae", "path", name)
   if opts.model ~= nil and (type(opts.model) ~= "userdata" or not opts.model.config) then
     error("load_sae: model: expected a loaded model", 2)
   end
-  local metadata, message, code = metadata_of(path)
+  local path, metadata, message, code
+  path, message, code = require("moonscope.hub.resolve").sae(name)
+  if not path then return nil, message, code end
+  metadata, message, code = metadata_of(path)
   if not metadata then return nil, message, code end
   if opts.dtype ~= nil and not DTYPES[opts.dtype] then
     return nil, ("dtype: found %s, expected f32, f16, bf16 or file"):format(tostring(opts.dtype)), "EDTYPE"

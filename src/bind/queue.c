@@ -97,28 +97,33 @@ static void *work(void *unused) {
   return NULL;
 }
 
-/* With the lock held. The thread, and those that OpenMP starts from it, take no signals: they
- * belong to the thread that runs Lua. */
-static bool start_thread(void) {
-  if (thread_started)
-    return true;
+static void *work_aside(void *task) {
+  end(task, run(task));
+  return NULL;
+}
+
+/* With the lock held, so that the thread gets its name before it can end. Neither it nor those that
+ * OpenMP starts from it take signals: they belong to the thread that runs Lua. */
+static bool start_thread(const char *name, void *(*body)(void *), void *argument) {
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   pthread_t thread;
-  thread_started = pthread_create(&thread, NULL, work, NULL) == 0;
+  bool started = pthread_create(&thread, NULL, body, argument) == 0;
   pthread_sigmask(SIG_SETMASK, &before, NULL);
-  if (thread_started) {
-    pthread_setname_np(thread, "moon-compute");
-    pthread_detach(thread); /* it lives as long as the process */
+  if (started) {
+    pthread_setname_np(thread, name);
+    pthread_detach(thread);
   }
-  return thread_started;
+  return started;
 }
 
 moon_status moon_task_submit(moon_task *task, moon_err *err) {
   assert(atomic_load(&task->state) == MOON_TASK_NEW);
   pthread_mutex_lock(&lock);
-  bool ready = start_thread();
+  if (!thread_started)
+    thread_started = start_thread("moon-compute", work, NULL); /* as long as the process lives */
+  bool ready = thread_started;
   if (ready) {
     task->refs++;
     atomic_store(&task->state, MOON_TASK_QUEUED);
@@ -129,6 +134,21 @@ moon_status moon_task_submit(moon_task *task, moon_err *err) {
   }
   pthread_mutex_unlock(&lock);
   return ready ? MOON_OK : moon_fail(err, MOON_ENOMEM, "compute thread: cannot be started");
+}
+
+moon_status moon_task_submit_aside(moon_task *task, moon_err *err) {
+  assert(atomic_load(&task->state) == MOON_TASK_NEW);
+  pthread_mutex_lock(&lock);
+  atomic_store(&task->state, MOON_TASK_RUNNING);
+  bool ready = start_thread("moon-aside", work_aside, task);
+  if (ready) { /* its end waits for the lock */
+    task->refs++;
+    length++;
+  } else {
+    atomic_store(&task->state, MOON_TASK_NEW);
+  }
+  pthread_mutex_unlock(&lock);
+  return ready ? MOON_OK : moon_fail(err, MOON_ENOMEM, "a thread cannot be started");
 }
 
 /* With the lock held: takes a queued task out of the line. */
