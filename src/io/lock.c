@@ -37,7 +37,7 @@ static moon_status check_regular(int fd, const char *path, moon_err *err) {
 moon_status moon_lock_try(int *fd, const char *path, unsigned mode, moon_err *err) {
   int failed;
   do {
-    *fd = TEMP_FAILURE_RETRY(
+    *fd = (int)TEMP_FAILURE_RETRY(
         open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, (mode_t)mode));
     if (*fd < 0)
       return moon_fail_os(err, path);

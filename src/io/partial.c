@@ -71,7 +71,7 @@ static moon_status open_alone(moon_partial *p, moon_err *err) {
     p->path = path_of(p->blob, ".%08x.incomplete", number);
     if (!p->path)
       return moon_fail(err, MOON_ENOMEM, "no memory for a path");
-    p->fd = TEMP_FAILURE_RETRY(open(p->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+    p->fd = (int)TEMP_FAILURE_RETRY(open(p->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
   } while (p->fd < 0 && errno == EEXIST);
   return p->fd < 0 ? moon_fail_os(err, p->path) : MOON_OK;
 }
@@ -220,7 +220,7 @@ static moon_status sync_folder(const char *blob, moon_err *err) {
   if (!folder)
     return moon_fail(err, MOON_ENOMEM, "no memory for a path");
   const char *name = *folder ? folder : ".";
-  int fd = TEMP_FAILURE_RETRY(open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  int fd = (int)TEMP_FAILURE_RETRY(open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   moon_status status = fd < 0 || TEMP_FAILURE_RETRY(fsync(fd)) ? moon_fail_os(err, name) : MOON_OK;
   if (fd >= 0)
     close(fd);
@@ -250,7 +250,7 @@ moon_status moon_blob_check(const char *blob, moon_progress *progress, moon_err 
   struct stat file;
   int64_t done;
   moon_digest *digest = NULL;
-  int fd = TEMP_FAILURE_RETRY(open(blob, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  int fd = (int)TEMP_FAILURE_RETRY(open(blob, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
   if (fd < 0 || fstat(fd, &file)) {
     moon_status status = moon_fail_os(err, blob);
     if (fd >= 0)

@@ -40,7 +40,7 @@ function load(entry) {
 }
 
 function ruleFor(what) {
-  for (const [i, rule] of (scenario.rules ?? []).entries()) {
+  for (const [i, rule] of Object.values(scenario.rules ?? {}).entries()) {
     if (!new RegExp("^" + rule.on).test(what) || (used[i] ?? 0) >= (rule.times ?? Infinity)) continue;
     used[i] = (used[i] ?? 0) + 1;
     return rule;

@@ -44,12 +44,18 @@ end
 
 local EXPIRED = { [400] = true, [403] = true }
 
+---Drops what is there, which does not fit; what went wrong stays the failure.
+local function drop(partial, failure)
+  local ok, message, code = restart(partial)
+  if not ok then return failed(message, code) end
+  return nil, failure
+end
+
 ---What an answer without content means: true where another request may bring it at once.
 local function handle_refusal(run, repo, revision, file, metadata, partial, answer)
-  if answer.status == 416 or answer.status == 206 then -- not what was asked for: from the beginning
-    local ok, message, code = restart(partial)
-    if not ok then return failed(message, code) end
-    return failed(("%s: the part asked for was refused (%d)"):format(answer.where, answer.status), "ENET")
+  if answer.status == 416 or answer.status == 206 then
+    local message = ("%s: the part asked for was refused (%d)"):format(answer.where, answer.status)
+    return drop(partial, { message = message, code = "ENET", retry = true })
   end
   if EXPIRED[answer.status] and not metadata.renewed then
     metadata.renewed = true
@@ -64,6 +70,7 @@ local function try(run, repo, revision, file, metadata, partial)
   while partial:done() < metadata.size do
     local tell = telling(run, file, metadata)
     local answer, failure = job.watch(tell, run.client.get_file, run.client, metadata.url, partial)
+    if not answer and failure.code == "EHASH" then return drop(partial, failure) end
     if not answer then return nil, failure end
     if not answer.stored then
       local again
