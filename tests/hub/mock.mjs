@@ -158,13 +158,15 @@ function change(answer, rule, request) {
   return { status: answer.status, headers, data };
 }
 
-// truncate, stall: after so many bytes the connection ends, or nothing more comes; pace: bytes per millisecond.
+// truncate, stall: after so many bytes the connection ends, or nothing more comes; pace: bytes per millisecond;
+// drop, silent: the same before any answer.
 function send(socket, answer, rule, isHead, done) {
   const lines = [`HTTP/1.1 ${answer.status} Mock`, "Connection: close"];
   for (const [name, value] of Object.entries(answer.headers)) lines.push(`${name}: ${value}`);
   let sent = 0;
   socket.on("close", () => done(sent));
   socket.on("error", () => {});
+  if (rule.drop) return socket.destroy();
   if (rule.silent) return;
   socket.write(lines.join("\r\n") + "\r\n\r\n");
   const end = Math.min(answer.data.length, rule.truncate ?? Infinity, rule.stall ?? Infinity);

@@ -372,7 +372,8 @@ describe("a refusal", function()
     { "disabled", 403, { ["X-Error-Message"] = "Access to this resource is disabled." }, nil, "EACCES",
       "a/b: Access to this resource is disabled." },
     { "another 403", 403, { ["X-Error-Message"] = "no" }, mock.token, "EACCES",
-      "a/b: access refused: no: a fine-grained token needs the scope to read this repository (http://HOST/settings/tokens)" },
+      "a/b: access refused: no: a fine-grained token needs the scope to read this repository "
+        .. "(http://HOST/settings/tokens)" },
     { "a request's id", 404, { ["X-Error-Code"] = "RevisionNotFound", ["X-Request-Id"] = "Root=1-2" }, nil, "ENOENT",
       "a/b: there is no revision 'main' (request Root=1-2)" },
     { "control characters", 410, { ["X-Error-Message"] = "a\27[2Jb" }, nil, "ENET",
