@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: MIT
 ---What several commands read from their arguments in the same way.
 local ms = require "moonscope"
+local progress = require "moonscope.progress"
 
 local M = {}
 
@@ -8,14 +9,15 @@ local M = {}
 ---@return userdata? model
 ---@return string? message
 function M.model(args)
-  return ms.load_model(args.model, { device = args.device, precision = args.precision, context = args.context })
+  return progress.run("loading", ms.load_model, args.model,
+    { device = args.device, precision = args.precision, context = args.context })
 end
 
 ---Reads --sae, --sae-dtype, --layer; nil without --sae.
 ---@return userdata? sae
 ---@return string? message
 function M.sae(args, model)
-  return ms.load_sae(args.sae, { model = model, layer = args.layer, dtype = args.sae_dtype })
+  return progress.run("loading", ms.load_sae, args.sae, { model = model, layer = args.layer, dtype = args.sae_dtype })
 end
 
 ---"458:add:3.85" or "458:ablate" as an edit, but for its SAE.

@@ -249,7 +249,9 @@ describe("a disk", function() -- P12
   it("that fills up on the way is an error of one line; what is there is resumed", function()
     scenario(3 * MIB, { { on = "GET cdn", pace = 256 } })
     local script = ([[
-      (while [ "$(stat -c %s CACHE/models--a--b/blobs/*.incomplete 2>/dev/null || echo 0)" -lt 500000 ]; do sleep 0.01; done
+      (while [ "$(stat -c %s CACHE/models--a--b/blobs/*.incomplete 2>/dev/null || echo 0)" -lt 500000 ]
+      do sleep 0.01
+      done
       dd if=/dev/zero of=CACHE/filler bs=1M 2>/dev/null) &
       DOWNLOAD; code=$?; wait; rm CACHE/filler
       ls CACHE/models--a--b/blobs; echo $code; DOWNLOAD]]):gsub("CACHE", mock.cache):gsub("DOWNLOAD", DOWNLOAD)

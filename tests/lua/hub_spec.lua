@@ -3,6 +3,7 @@
 -- P33 (hostile answers).
 local uv = require "luv"
 local fixtures = require "fixtures"
+local json = require "moonscope.json"
 local loop = require "moonscope.loop"
 local mock = require "mock_hub"
 local ms = require "moonscope"
@@ -336,6 +337,9 @@ describe("metadata that make no sense", function() -- P33
     scenario { { on = "HEAD hub", status = 204, headers = headers {} } }
     local _, message = download "big.bin"
     assert.truthy(message:find "answered 204$", message)
+    scenario { { on = "HEAD hub /api/resolve-cache", headers = { ["Content-Length"] = json.null } } }
+    _, message = download "small.json"
+    assert.truthy(message:find "found no Content%-Length: not an answer of the hub%?", message)
   end)
 
   it("of another commit than was asked for are refused", function()
@@ -584,6 +588,15 @@ describe("a file's content", function() -- P31
       assert.is_nil(paths)
       assert.truthy(message:find "a redirect that cannot be followed", message)
     end
+  end)
+end)
+
+describe("a proxy", function()
+  it("is used as the environment says", function()
+    mock.reset { HF_ENDPOINT = "http://hub.invalid", http_proxy = "http://127.0.0.1:" .. mock.ports.hub }
+    scenario()
+    assert_got(assert(download "small.json")[1], 500, 1)
+    assert.equal("HEAD hub http://hub.invalid/a/b/resolve/main/small.json", asked()[1])
   end)
 end)
 
