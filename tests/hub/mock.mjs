@@ -159,7 +159,7 @@ function change(answer, rule, request) {
 }
 
 // truncate, stall: after so many bytes the connection ends, or nothing more comes; pace: bytes per millisecond;
-// drop, silent: the same before any answer.
+// drop, silent: the same before any answer; late: milliseconds before it; hints: an interim answer comes first.
 function send(socket, answer, rule, isHead, done) {
   const lines = [`HTTP/1.1 ${answer.status} Mock`, "Connection: close"];
   for (const [name, value] of Object.entries(answer.headers)) lines.push(`${name}: ${value}`);
@@ -168,6 +168,7 @@ function send(socket, answer, rule, isHead, done) {
   socket.on("error", () => {});
   if (rule.drop) return socket.destroy();
   if (rule.silent) return;
+  if (rule.hints) socket.write('HTTP/1.1 103 Early Hints\r\nETag: "of the hints"\r\n\r\n');
   socket.write(lines.join("\r\n") + "\r\n\r\n");
   const end = Math.min(answer.data.length, rule.truncate ?? Infinity, rule.stall ?? Infinity);
   if (isHead) return socket.end();
@@ -195,7 +196,8 @@ function serve(name, find) {
     log({ n, server: name, method: request.method, url: request.url, headers: request.headers });
     const rule = ruleFor(`${request.method} ${name} ${request.url}`);
     const answer = change(rule.status ? {} : find(url), rule, request);
-    send(socket, answer, rule, request.method === "HEAD", sent => log({ n, server: name, sent, status: answer.status }));
+    const answered = sent => log({ n, server: name, sent, status: answer.status });
+    setTimeout(() => send(socket, answer, rule, request.method === "HEAD", answered), rule.late ?? 0);
   };
 }
 

@@ -179,6 +179,20 @@ describe("six processes at once", function() -- P35
     assert.is_true(sent < 2 * size, ("%d bytes"):format(sent))
   end)
 
+  it("hold the lock that has the name, also where one removes its file", function()
+    scenario(MIB)
+    local path = ("%s/.locks/models--a--b/%s.lock"):format(mock.cache, sha256(mock.content(MIB)))
+    local removed
+    local watch = uv.new_timer() -- the file is opened, but half a second goes by until it is locked
+    watch:start(1, 1, function() removed = removed or uv.fs_unlink(path) end)
+    watch:unref()
+    local result = traced("flock", ":delay_enter=500000:when=1")
+    watch:close()
+    assert.equal(0, result.code, result.err)
+    assert.is_true(removed)
+    assert.truthy(uv.fs_stat(path))
+  end)
+
   it("do so too where locks mean nothing: the second writes beside the first", function()
     scenario(MIB)
     local blob = storage() .. "/blobs/" .. sha256(mock.content(MIB))

@@ -234,6 +234,11 @@ describe("download", function()
     assert.equal(1, #blobs())
   end)
 
+  it("takes the last answer's headers, not an interim one's", function()
+    scenario { { on = "HEAD hub /api/resolve-cache", hints = true } }
+    assert_got(assert(download "small.json")[1], 500, 1)
+  end)
+
   it("refuses what cannot be a name", function()
     for _, case in ipairs {
       { "a/b/c", {}, "^repository: found 'a/b/c'" }, { "a/b@../x", {}, "^revision: found '../x'" },
@@ -414,9 +419,9 @@ describe("a refusal", function()
     local paths, _, code = download "no/such.json"
     assert.same({ nil, "ENOENT" }, { paths, code })
     assert.equal("", fixtures.read(("%s/models--a--b/.no_exist/%s/no/such.json"):format(mock.cache, mock.commit)))
+    mock.reset {}
     scenario { { on = "HEAD hub", status = 404,
       headers = { ["X-Error-Code"] = "EntryNotFound", ["X-Repo-Commit"] = "../../evil" } } }
-    mock.reset {}
     assert.is_nil(download "x.json")
     assert.is_nil(uv.fs_stat(mock.cache))
   end)
@@ -671,7 +676,7 @@ describe("several files", function()
   it("end with the first that fails", function()
     mock.set { HF_HUB_DOWNLOAD_TIMEOUT = "600" }
     local list = many(8, {
-      { on = "HEAD hub .*part-03", status = 404, headers = { ["X-Error-Code"] = "EntryNotFound" } },
+      { on = "HEAD hub .*part-03", status = 404, headers = { ["X-Error-Code"] = "EntryNotFound" }, late = 300 },
       { on = "GET cdn .*content-20000[2-8]", stall = 1000 }, -- would hang if they were not ended
     })
     local paths, message, code = ms.download("a/b", { files = list })
