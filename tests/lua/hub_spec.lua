@@ -679,9 +679,11 @@ describe("several files", function()
       { on = "HEAD hub .*part-03", status = 404, headers = { ["X-Error-Code"] = "EntryNotFound" }, late = 300 },
       { on = "GET cdn .*content-20000[2-8]", stall = 1000 }, -- would hang if they were not ended
     })
+    local start = uv.hrtime()
     local paths, message, code = ms.download("a/b", { files = list })
     assert.same({ nil, "ENOENT" }, { paths, code })
     assert.truthy(message:find("has no file 'part-03.bin'", 1, true), message)
+    assert.is_true(uv.hrtime() - start < 20e9) -- by itself the slow speed would end them after 30
   end)
 
   it("tell how far they are", function()
