@@ -39,6 +39,10 @@ function M.download(name, opts)
   opts = options.check("download", opts, OPTIONS)
   options.check_text("download", "name", name)
   if opts.files ~= nil then check_files(opts.files) end
+  local delay = opts.retry_delay
+  if delay ~= nil and not (math.type(delay) and delay >= 0) then
+    error(("download: retry_delay: found %s, expected seconds from 0"):format(tostring(delay)), 2)
+  end
   local asked, message, code = parse(name, opts)
   if not asked then return nil, message, code end
   local run, snapshot = require "moonscope.hub.run", require "moonscope.hub.snapshot"

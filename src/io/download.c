@@ -257,6 +257,7 @@ static bool set_options(moon_transfer *t, const moon_request *request) {
   SET(HTTP_CONTENT_DECODING, 0L);
   SET(NOBODY, (long)request->head);
   SET(NOSIGNAL, 1L);
+  SET(QUICK_EXIT, 1L); /* a name that is still looked up holds up no cancel */
   SET(BUFFERSIZE, BUFFER_SIZE);
   SET(CONNECTTIMEOUT_MS, (long)request->idle_timeout_ms);
   SET(LOW_SPEED_LIMIT, SLOW_BYTES);

@@ -252,6 +252,7 @@ describe("download", function()
     assert.error_matches(function() ms.download(1) end, "expected a text")
     assert.error_matches(function() ms.download("a/b", { files = "x" }) end, "expected a list")
     assert.error_matches(function() ms.download("a/b", { file = "x" }) end, "unknown option file")
+    assert.error_matches(function() ms.download("a/b", { retry_delay = -1 }) end, "expected seconds from 0")
   end)
 end)
 

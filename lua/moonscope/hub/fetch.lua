@@ -14,6 +14,8 @@ local resume, restart, publish = job.wrap(Partial._resume), job.wrap(Partial._re
 
 local ADVANCE = 1 << 20 -- bytes; a try that brought as many was no failure
 
+local ELSEWHERE = " (HF_HUB_CACHE can name another folder for the cache)"
+
 ---What a download works with.
 ---@class moonscope.hub.Run
 ---@field settings moonscope.hub.Settings
@@ -102,7 +104,7 @@ end
 ---Downloads a blob whose lock is held.
 local function fetch_blob(run, repo, revision, file, metadata)
   local partial, message, code = core.partial(run.cache:blob(repo, metadata.hash), metadata.size)
-  if not partial then return failed(message, code) end
+  if not partial then return failed(message .. ELSEWHERE, code) end
   local guard <close> = partial
   local ok
   ok, message, code = job.watch(telling(run, file, metadata), resume, partial)
@@ -116,7 +118,7 @@ end
 local function obtain(run, repo, revision, file, metadata)
   local cache = run.cache
   local ok, message, code = cache:prepare(repo)
-  if not ok then return failed(message .. ": set HF_HUB_CACHE to a folder that can be written", code) end
+  if not ok then return failed(message .. ELSEWHERE, code) end
   local guard <close> = cache:lock(repo, metadata.hash)
   local fresh = not cache:has_blob(repo, metadata.hash, metadata.size)
   if fresh then
