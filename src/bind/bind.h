@@ -39,7 +39,7 @@ typedef struct l_job_kind {
   void (*drop)(moon_task *task); /* releases what the task holds; does not free the task itself */
   bool soft;                     /* a failure is returned as nil, message, code instead of thrown */
   bool quick;                    /* await waits in place instead of yielding */
-  bool aside;                    /* waits for the outside: on a thread of its own, not queued */
+  bool aside;                    /* waits for the outside: on a thread aside of the queue */
 } l_job_kind;
 
 /* Pushes a moonscope.Job that owns a zeroed task of this kind, not yet submitted: fill it now, any

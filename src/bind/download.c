@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
  * moonscope.Partial, HTTP exchanges and URLs. The jobs wait for the network or the disk and touch
- * no tensor, so each runs on a thread of its own beside the compute thread's queue.
+ * no tensor, so they run on threads aside of the compute thread.
  */
 #include <stdlib.h>
 #include <string.h>

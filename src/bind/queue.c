@@ -14,6 +14,10 @@ static pthread_cond_t changed = PTHREAD_COND_INITIALIZER; /* queued something, o
 static moon_task *first, *last;
 static int length;
 static bool thread_started;
+/* Tasks that a thread aside will take at once, and threads that wait for one. */
+static pthread_cond_t aside_changed = PTHREAD_COND_INITIALIZER;
+static moon_task *aside;
+static int n_idle;
 static int event_fd = -1;
 
 void moon_task_init(moon_task *task, moon_status (*run)(moon_task *, moon_progress *, moon_err *),
@@ -97,19 +101,34 @@ static void *work(void *unused) {
   return NULL;
 }
 
-static void *work_aside(void *task) {
-  end(task, run(task));
+/* As many threads as there were tasks aside at one time; they live as long as the process, because
+ * what libraries keep for each thread is theirs until they end. */
+static void *work_aside(void *unused) {
+  (void)unused;
+  for (;;) {
+    pthread_mutex_lock(&lock);
+    while (!aside)
+      pthread_cond_wait(&aside_changed, &lock);
+    moon_task *task = aside;
+    aside = task->next;
+    pthread_mutex_unlock(&lock);
+    moon_status status = run(task);
+    pthread_mutex_lock(&lock);
+    n_idle++; /* before the end is known: who then submits the next one starts no thread for it */
+    pthread_mutex_unlock(&lock);
+    end(task, status);
+  }
   return NULL;
 }
 
-/* With the lock held, so that the thread gets its name before it can end. Neither it nor those that
- * OpenMP starts from it take signals: they belong to the thread that runs Lua. */
-static bool start_thread(const char *name, void *(*body)(void *), void *argument) {
+/* A thread for the life of the process. Neither it nor those that OpenMP starts from it take
+ * signals: they belong to the thread that runs Lua. */
+static bool start_thread(const char *name, void *(*body)(void *)) {
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   pthread_t thread;
-  bool started = pthread_create(&thread, NULL, body, argument) == 0;
+  bool started = pthread_create(&thread, NULL, body, NULL) == 0;
   pthread_sigmask(SIG_SETMASK, &before, NULL);
   if (started) {
     pthread_setname_np(thread, name);
@@ -122,7 +141,7 @@ moon_status moon_task_submit(moon_task *task, moon_err *err) {
   assert(atomic_load(&task->state) == MOON_TASK_NEW);
   pthread_mutex_lock(&lock);
   if (!thread_started)
-    thread_started = start_thread("moon-compute", work, NULL); /* as long as the process lives */
+    thread_started = start_thread("moon-compute", work);
   bool ready = thread_started;
   if (ready) {
     task->refs++;
@@ -139,13 +158,15 @@ moon_status moon_task_submit(moon_task *task, moon_err *err) {
 moon_status moon_task_submit_aside(moon_task *task, moon_err *err) {
   assert(atomic_load(&task->state) == MOON_TASK_NEW);
   pthread_mutex_lock(&lock);
-  atomic_store(&task->state, MOON_TASK_RUNNING);
-  bool ready = start_thread("moon-aside", work_aside, task);
-  if (ready) { /* its end waits for the lock */
+  bool idle = n_idle > 0, ready = idle || start_thread("moon-aside", work_aside);
+  if (ready) {
+    n_idle -= idle;
     task->refs++;
+    atomic_store(&task->state, MOON_TASK_RUNNING);
+    task->next = aside;
+    aside = task;
     length++;
-  } else {
-    atomic_store(&task->state, MOON_TASK_NEW);
+    pthread_cond_signal(&aside_changed);
   }
   pthread_mutex_unlock(&lock);
   return ready ? MOON_OK : moon_fail(err, MOON_ENOMEM, "a thread cannot be started");
