@@ -29,6 +29,9 @@
   X(ENOMEM, "not enough memory")                                \
   X(ERANGE, "index or value out of range")                      \
   X(ECONTEXT, "the context is full")                            \
+  X(ENET, "the network or the server failed")                   \
+  X(EHASH, "not the bytes that were announced")                 \
+  X(EACCES, "access refused")                                   \
   X(ECANCELED, "canceled")                                      \
   X(ECLOSED, "closed")
 

@@ -18,6 +18,8 @@ libedit-dev       line editing at the prompt
 libjansson-dev    JSON in the core: headers, config, tokenizer
 libpcre2-dev      the tokenizer's split pattern
 libssl-dev        sha256
+libcurl4-openssl-dev  downloads
+ca-certificates   whom a download may trust
 LIST
 }
 
@@ -39,7 +41,7 @@ LIST
   # Any node from 18 on will do.
   local major
   major=$(node -p 'process.versions.node.split(".")[0]' 2>/dev/null) || major=0
-  [ "$major" -ge 18 ] || echo "nodejs            reference tokenizer to compare with"
+  [ "$major" -ge 18 ] || echo "nodejs            reference tokenizer to compare with, a Hub to download from"
   command -v npm >/dev/null || echo "npm               brings the reference tokenizer"
 }
 

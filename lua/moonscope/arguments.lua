@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: MIT
 ---What several commands read from their arguments in the same way.
 local ms = require "moonscope"
+local progress = require "moonscope.progress"
 
 local M = {}
 
@@ -8,14 +9,15 @@ local M = {}
 ---@return userdata? model
 ---@return string? message
 function M.model(args)
-  return ms.load_model(args.model, { device = args.device, precision = args.precision, context = args.context })
+  return progress.run("loading", ms.load_model, args.model,
+    { device = args.device, precision = args.precision, context = args.context })
 end
 
 ---Reads --sae, --sae-dtype, --layer and what a file may leave open: --format, --activation, --input-scale.
 ---@return userdata? sae
 ---@return string? message
 function M.sae(args, model)
-  return ms.load_sae(args.sae, {
+  return progress.run("loading", ms.load_sae, args.sae, {
     model = model, layer = args.layer, dtype = args.sae_dtype, format = args.format, activation = args.activation,
     input_scale = args.input_scale,
   })

@@ -8,6 +8,7 @@ local json = require "moonscope.json"
 local loader = require "moonscope.loader"
 local options = require "moonscope.options"
 local places = require "moonscope.places"
+local resolve = require "moonscope.hub.resolve"
 local sae_configs = require "moonscope.sae_configs"
 
 local M = {}
@@ -166,20 +167,6 @@ end
 
 -- A sparse autoencoder
 
----The file that a name or path means, and its entry in SAE_CONFIGS.
-local function find_source(name_or_path)
-  local named = sae_configs.SAE_CONFIGS[name_or_path]
-  local path = named and named.filename or name_or_path
-  return path, named or sae_configs.of_file(path)
-end
-
----What to do about a file that is not there.
-local function describe_missing(path, entry)
-  local url = entry and sae_configs.url(entry)
-  if not url then return path .. ": no such file" end
-  return ("%s: no such file. Download %s and put it there, or give the path of the file"):format(path, url)
-end
-
 ---The layer: the list's, else the file's own, else the caller's; two that differ are refused.
 local function layer_of(source, entry, layer)
   local given, message, code
@@ -249,8 +236,8 @@ local function metadata_text(facts)
     { "tied_weights", source.tensors.w_dec == nil },
     { "activation_fn", source.activation },
     { "dtype", facts.dtype },
-    { "source", facts.entry and facts.entry.repo_id },
-    { "source_revision", nil },
+    { "source", facts.entry and facts.entry.repo_id or facts.repo },
+    { "source_revision", facts.commit },
     { "source_file", source.path:match "[^/]*$" },
     { "source_sha256", facts.source_sha256 },
     { "sha256", facts.sha256 },
@@ -327,6 +314,7 @@ local function convert_sae(source, entry, opts)
   if not layer then return nil, message, code end
   local ratio = source.d_sae / source.d_model
   local facts = { source = source, entry = entry, layer = layer, expansion_factor = math.tointeger(ratio) or ratio }
+  facts.repo, facts.commit = resolve.origin(source.path)
   result, message, code = write_sae(facts, opts)
   if not result then return nil, message, code end
   result.warning = warning_of(source.path, entry, facts.source_sha256)
@@ -338,7 +326,8 @@ local sae_options = options.names("dtype", "on_progress", "output", "layer", "fo
 ---A sparse autoencoder of any known format into sae_layer_<L>.safetensors and sae_layer_<L>_metadata.json.
 ---Tensors are copied as they are, under Goodfire's names and in Goodfire's orientation; what else the
 ---formula has (a scale, a norm) stands in the metadata and is applied when the pair is loaded.
----@param name_or_path string  a name of SAE_CONFIGS (its file in the working directory), or a path
+---@param name_or_path string  a path, a name of SAE_CONFIGS (its file in the working directory, else from the
+---  Hub), or "ns/name" of the Hub
 ---@param opts? moonscope.convert.Options
 ---@return {safetensors: string, metadata: string, tensors: integer, bytes: integer, sha256: string,
 ---  warning: string?}?
@@ -351,12 +340,15 @@ function M.sae(name_or_path, opts)
   if not ok then return nil, message, "EINVAL" end
   ok, message, code = check_dtype(opts.dtype)
   if not ok then return nil, message, code end
-  local path, entry = find_source(name_or_path)
+  local path, entry
+  path, message, code = resolve.sae(name_or_path, { on_progress = opts.on_progress })
+  if not path then return nil, message, code end
+  entry = sae_configs.SAE_CONFIGS[name_or_path] or sae_configs.of_file(path)
   source, message, code = loader.open(path, {
     format = opts.format, activation = opts.activation, input_scale = opts.input_scale, layer = opts.layer,
     entry = entry,
   })
-  if not source then return nil, code == "ENOENT" and describe_missing(path, entry) or message, code end
+  if not source then return nil, message, code end
   local guard <close> = source.file
   return convert_sae(source, entry, opts)
 end

@@ -69,6 +69,10 @@ function M.demand(raw, ...)
   return check(M.insist(raw, ...))
 end
 
+---The callback that `watch` set for the caller; nil where there is none.
+---@return fun(done: integer, total: integer, unit: string?)?
+function M.watcher() return watchers[coroutine.running()] end
+
 ---Calls fn(...); while a job that it awaits runs, calls callback(done, total, unit) ten times a second.
 ---@param callback fun(done: integer, total: integer, unit: string?)  total is 0 while unknown
 function M.watch(callback, fn, ...)

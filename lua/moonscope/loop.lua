@@ -102,6 +102,37 @@ function M.sleep(ms)
   sleeping[task] = nil
 end
 
+---Whether the caller is a task, so that it may sleep and spawn.
+---@return boolean
+function M.is_task() return alive[coroutine.running()] or false end
+
+---Runs each function as a task of its own and waits until all of them are over.
+---@param functions function[]
+function M.all(functions)
+  local task, left = coroutine.running(), #functions
+  assert(alive[task], "loop.all: called outside of a task")
+  local timer = uv.new_timer()
+  local guard <close> = closing(timer)
+  for _, fn in ipairs(functions) do
+    M.spawn(function()
+      fn()
+      left = left - 1
+      if left == 0 and sleeping[task] then timer:start(0, 0, function() resume(task) end) end
+    end)
+  end
+  if left == 0 then return end
+  sleeping[task] = true
+  coroutine.yield()
+  sleeping[task] = nil
+end
+
+---fn(...) as a task: the caller's own, else that of a loop that runs until it is over.
+---@param fn function
+function M.within(fn, ...)
+  if M.is_task() then return fn(...) end
+  return M.run(fn, ...)
+end
+
 local function stop_tasks()
   for task in pairs(alive) do
     coroutine.close(task) -- cancels the job that it waits for

@@ -13,17 +13,20 @@ local M = {}
 
 local OPTIONS = options.names("device", "precision", "context")
 
----Loads a folder with config.json, safetensors and (unless only ids are used) tokenizer.json. Weights
----stay in their dtype, in place in the mapped file.
----@param path string
+---Loads a folder with config.json, safetensors and (unless only ids are used) tokenizer.json, or a model
+---of the Hub, downloaded on first use. Weights stay in their dtype, in place in the mapped file.
+---@param name string  a folder, "ns/name" or "ns/name@revision"
 ---@param opts {device: "auto"|"cpu"|nil, precision: "fast"|"exact"|nil, context: integer?}?
 ---@return userdata? model  with .config, .tokenizer (nil without a tokenizer.json), .path
 ---@return string? message
 ---@return string? code
-function M.load_model(path, opts)
+function M.load_model(name, opts)
   opts = options.check("load_model", opts, OPTIONS)
-  options.check_text("load_model", "path", path)
-  local model, message, code =
+  options.check_text("load_model", "path", name)
+  local path, model, message, code
+  path, message, code = require("moonscope.hub.resolve").model(name)
+  if not path then return nil, message, code end
+  model, message, code =
     job.insist(core.load_llama, path, opts.device or "auto", opts.precision or "fast", opts.context or 0)
   if not model then return nil, message, code end
   local fields = core.fields(model)

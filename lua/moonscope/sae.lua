@@ -82,21 +82,24 @@ end
 ---the folder of a release. With {model = m} it follows the model's device and dtype; {dtype = "file"}
 ---keeps the file's. What a file leaves open is refused with a question, which format, activation
 ---("topk", "batchtopk:64") or input_scale answers.
----@param path string
+---@param name string  a path, a name of SAE_CONFIGS, or "ns/name" of the Hub, downloaded on first use
 ---@param opts {model: userdata?, layer: integer|string|nil, device: string?, dtype: string?, format: string?,
 ---  activation: string?, input_scale: number?}?
 ---@return userdata? sae  with .layer, .hook (nil when unknown), .output (a transcoder's), .d_sae, .d_model, .k,
 ---  .format, .activation, .unit ("raw", or "normalised": by what each position was divided by), .path
 ---@return string? message
 ---@return string? code
-function M.load_sae(path, opts)
+function M.load_sae(name, opts)
   opts = options.check("load_sae", opts, OPTIONS)
-  options.check_text("load_sae", "path", path)
+  options.check_text("load_sae", "path", name)
   check_options(opts)
   if opts.dtype ~= nil and not DTYPES[opts.dtype] then
     return nil, ("dtype: found %s, expected f32, f16, bf16 or file"):format(tostring(opts.dtype)), "EDTYPE"
   end
-  local source, message, code = loader.open(path, opts)
+  local path, source, message, code
+  path, message, code = require("moonscope.hub.resolve").sae(name)
+  if not path then return nil, message, code end
+  source, message, code = loader.open(path, opts)
   if not source then return nil, message, code end
   local guard <close> = source.file
   local sae, fits

@@ -137,11 +137,4 @@ function M.of_file(path)
   end
 end
 
----Where an entry's file can be downloaded; nil where it is not on the Hub.
----@param entry table
----@return string?
-function M.url(entry)
-  return entry.repo_id and ("https://huggingface.co/%s/resolve/main/%s"):format(entry.repo_id, entry.filename)
-end
-
 return M

@@ -39,6 +39,7 @@ typedef struct l_job_kind {
   void (*drop)(moon_task *task); /* releases what the task holds; does not free the task itself */
   bool soft;                     /* a failure is returned as nil, message, code instead of thrown */
   bool quick;                    /* await waits in place instead of yielding */
+  bool aside;                    /* waits for the outside: on a thread aside of the queue */
 } l_job_kind;
 
 /* Pushes a moonscope.Job that owns a zeroed task of this kind, not yet submitted: fill it now, any
@@ -52,6 +53,9 @@ int l_job_start(lua_State *L,
  * type). */
 void l_tensor_push(lua_State *L, moon_tensor *t);
 moon_tensor *l_tensor_check(lua_State *L, int index);
+
+/* Without a result but success: pushes true. */
+int l_push_true(lua_State *L, moon_task *task);
 
 /* Registers a type whose metatable is `type`; its method table goes to core.types.<the name after
  * the dot>. The module table is on top of the stack and stays there. Where with_fields, an object's
@@ -68,6 +72,8 @@ void l_open_checkpoint(lua_State *L);
 void l_open_tokenizer(lua_State *L);
 void l_open_llama(lua_State *L);
 void l_open_sae(lua_State *L);
+void l_open_lock(lua_State *L);
+void l_open_download(lua_State *L);
 
 /* The C half of `require "moonscope"`; lua/moonscope/init.lua is the other. */
 int luaopen_moonscope_core(lua_State *L);

@@ -183,12 +183,6 @@ void l_range_drop(l_range *range) {
   moon_checkpoint_release(range->checkpoint);
 }
 
-int l_push_true(lua_State *L, moon_task *task) {
-  (void)task;
-  lua_pushboolean(L, 1);
-  return 1;
-}
-
 static int bytes_live(lua_State *L) {
   lua_pushinteger(L, moon_bytes_live());
   return 1;

@@ -39,9 +39,6 @@ void l_hashing_take(lua_State *L, moon_digest *digest, int checkpoint, int index
 void l_hashing_run(const l_hashing *hashing);
 void l_hashing_drop(l_hashing *hashing);
 
-/* Without a result but success: pushes true. */
-int l_push_true(lua_State *L, moon_task *task);
-
 /* Add their types and functions to the module table on top of the stack. */
 void l_open_writer(lua_State *L);
 void l_open_digest(lua_State *L);

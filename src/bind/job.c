@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * moonscope.Job: one task on the compute thread, seen from Lua. A job that is collected or closed
- * before it is done is canceled; its task lives on until the queue lets go of it.
+ * moonscope.Job: one task on the compute thread, or beside it, seen from Lua. A job that is
+ * collected or closed before it is done is canceled; its task lives on until the queue lets go of
+ * it.
  */
 #include <assert.h>
 #include <stdlib.h>
@@ -39,7 +40,15 @@ void *l_job_new(lua_State *L, const l_job_kind *kind) {
 int l_job_start(lua_State *L, void *task) {
   moon_err err;
   assert(((l_job *)luaL_checkudata(L, -1, TYPE))->task == task);
-  return moon_task_submit(task, &err) == MOON_OK ? 1 : l_throw(L, &err);
+  moon_status status =
+      kind_of(task)->aside ? moon_task_submit_aside(task, &err) : moon_task_submit(task, &err);
+  return status == MOON_OK ? 1 : l_throw(L, &err);
+}
+
+int l_push_true(lua_State *L, moon_task *task) {
+  (void)task;
+  lua_pushboolean(L, 1);
+  return 1;
 }
 
 static moon_task *check_open(lua_State *L) {

@@ -60,6 +60,14 @@ void l_register(lua_State *L, const char *type, const luaL_Reg *methods,
   lua_pop(L, 1);
 }
 
+/* core.log(level, text): to the log hook, "warn" and above unless it was set otherwise */
+static int log_text(lua_State *L) {
+  static const char *const levels[] = {"error", "warn", "info", "debug", NULL};
+  int level = luaL_checkoption(L, 1, NULL, levels);
+  moon_log((moon_log_level)level, "%s", luaL_checkstring(L, 2));
+  return 0;
+}
+
 int luaopen_moonscope_core(lua_State *L) {
   lua_newtable(L);
   lua_pushliteral(L, MOON_VERSION);
@@ -68,11 +76,15 @@ int luaopen_moonscope_core(lua_State *L) {
   lua_setfield(L, -2, "types");
   lua_pushcfunction(L, fields);
   lua_setfield(L, -2, "fields");
+  lua_pushcfunction(L, log_text);
+  lua_setfield(L, -2, "log");
   l_open_job(L);
   l_open_tensor(L);
   l_open_checkpoint(L);
   l_open_tokenizer(L);
   l_open_llama(L);
   l_open_sae(L);
+  l_open_lock(L);
+  l_open_download(L);
   return 1;
 }

@@ -14,6 +14,10 @@ static pthread_cond_t changed = PTHREAD_COND_INITIALIZER; /* queued something, o
 static moon_task *first, *last;
 static int length;
 static bool thread_started;
+/* Tasks that a thread aside will take at once, and threads that wait for one. */
+static pthread_cond_t aside_changed = PTHREAD_COND_INITIALIZER;
+static moon_task *aside;
+static int n_idle;
 static int event_fd = -1;
 
 void moon_task_init(moon_task *task, moon_status (*run)(moon_task *, moon_progress *, moon_err *),
@@ -97,28 +101,48 @@ static void *work(void *unused) {
   return NULL;
 }
 
-/* With the lock held. The thread, and those that OpenMP starts from it, take no signals: they
- * belong to the thread that runs Lua. */
-static bool start_thread(void) {
-  if (thread_started)
-    return true;
+/* As many threads as there were tasks aside at one time; they live as long as the process, because
+ * what libraries keep for each thread is theirs until they end. */
+static void *work_aside(void *unused) {
+  (void)unused;
+  for (;;) {
+    pthread_mutex_lock(&lock);
+    while (!aside)
+      pthread_cond_wait(&aside_changed, &lock);
+    moon_task *task = aside;
+    aside = task->next;
+    pthread_mutex_unlock(&lock);
+    moon_status status = run(task);
+    pthread_mutex_lock(&lock);
+    n_idle++; /* before the end is known: who then submits the next one starts no thread for it */
+    pthread_mutex_unlock(&lock);
+    end(task, status);
+  }
+  return NULL;
+}
+
+/* A thread for the life of the process. Neither it nor those that OpenMP starts from it take
+ * signals: they belong to the thread that runs Lua. */
+static bool start_thread(const char *name, void *(*body)(void *)) {
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   pthread_t thread;
-  thread_started = pthread_create(&thread, NULL, work, NULL) == 0;
+  bool started = pthread_create(&thread, NULL, body, NULL) == 0;
   pthread_sigmask(SIG_SETMASK, &before, NULL);
-  if (thread_started) {
-    pthread_setname_np(thread, "moon-compute");
-    pthread_detach(thread); /* it lives as long as the process */
+  if (started) {
+    pthread_setname_np(thread, name);
+    pthread_detach(thread);
   }
-  return thread_started;
+  return started;
 }
 
 moon_status moon_task_submit(moon_task *task, moon_err *err) {
   assert(atomic_load(&task->state) == MOON_TASK_NEW);
   pthread_mutex_lock(&lock);
-  bool ready = start_thread();
+  if (!thread_started)
+    thread_started = start_thread("moon-compute", work);
+  bool ready = thread_started;
   if (ready) {
     task->refs++;
     atomic_store(&task->state, MOON_TASK_QUEUED);
@@ -129,6 +153,23 @@ moon_status moon_task_submit(moon_task *task, moon_err *err) {
   }
   pthread_mutex_unlock(&lock);
   return ready ? MOON_OK : moon_fail(err, MOON_ENOMEM, "compute thread: cannot be started");
+}
+
+moon_status moon_task_submit_aside(moon_task *task, moon_err *err) {
+  assert(atomic_load(&task->state) == MOON_TASK_NEW);
+  pthread_mutex_lock(&lock);
+  bool idle = n_idle > 0, ready = idle || start_thread("moon-aside", work_aside);
+  if (ready) {
+    n_idle -= idle;
+    task->refs++;
+    atomic_store(&task->state, MOON_TASK_RUNNING);
+    task->next = aside;
+    aside = task;
+    length++;
+    pthread_cond_signal(&aside_changed);
+  }
+  pthread_mutex_unlock(&lock);
+  return ready ? MOON_OK : moon_fail(err, MOON_ENOMEM, "a thread cannot be started");
 }
 
 /* With the lock held: takes a queued task out of the line. */

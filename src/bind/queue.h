@@ -21,7 +21,7 @@ typedef enum moon_task_state {
  * one. */
 typedef struct moon_task {
   moon_status (*run)(struct moon_task *task, moon_progress *progress,
-                     moon_err *err); /* compute thread */
+                     moon_err *err); /* compute thread, or its own */
   void (*drop)(struct moon_task
                    *task); /* with the last reference, any thread: release operands, free task */
   moon_progress progress;
@@ -39,6 +39,9 @@ void moon_task_init(moon_task *task, moon_status (*run)(moon_task *, moon_progre
                     void (*drop)(moon_task *));
 void moon_task_release(moon_task *task);                      /* NULL is fine */
 moon_status moon_task_submit(moon_task *task, moon_err *err); /* MOON_ENOMEM: no thread */
+/* The same at once, on a thread aside of the queue: for what waits for the network or a disk,
+ * touches no tensor, opens no OpenMP region and shall not hold up what is queued. */
+moon_status moon_task_submit_aside(moon_task *task, moon_err *err);
 void moon_task_cancel(moon_task *task); /* a queued one ends without running, a running one at its
                                            next progress call */
 bool moon_task_done(const moon_task *task);
@@ -49,7 +52,7 @@ bool moon_task_wait(moon_task *task, int timeout_ms);
 /* An eventfd that becomes readable whenever a task ends: for an event loop. Lives as long as the
  * process. -1 on failure. */
 int moon_queue_fd(void);
-/* Tasks that are queued or running. */
+/* Tasks that are queued or running, those aside among them. */
 int moon_queue_length(void);
 /* Waits until nothing is queued or running. */
 void moon_queue_wait_idle(void);

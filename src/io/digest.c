@@ -11,21 +11,34 @@ struct moon_digest {
 };
 
 static moon_status fail_memory(moon_err *err) {
-  return moon_fail(err, MOON_ENOMEM, "no memory for a sha256");
+  return moon_fail(err, MOON_ENOMEM, "no memory for a hash");
 }
 
-moon_status moon_digest_new(moon_digest **out, moon_err *err) {
+static moon_status new_digest(moon_digest **out, const EVP_MD *kind, moon_err *err) {
   moon_digest *digest = calloc(1, sizeof *digest);
   if (!digest)
     return fail_memory(err);
   digest->refs = 1;
   digest->context = EVP_MD_CTX_new();
-  if (!digest->context || !EVP_DigestInit_ex(digest->context, EVP_sha256(), NULL)) {
+  if (!digest->context || !EVP_DigestInit_ex(digest->context, kind, NULL)) {
     moon_digest_release(digest);
     return fail_memory(err);
   }
   *out = digest;
   return MOON_OK;
+}
+
+moon_status moon_digest_new(moon_digest **out, moon_err *err) {
+  return new_digest(out, EVP_sha256(), err);
+}
+
+moon_status moon_digest_new_git(moon_digest **out, int64_t size_bytes, moon_err *err) {
+  moon_status status = new_digest(out, EVP_sha1(), err);
+  char header[32];
+  int n = snprintf(header, sizeof header, "blob %lld", (long long)size_bytes);
+  if (status == MOON_OK)
+    moon_digest_add(*out, header, (size_t)n + 1); /* with its closing 0 */
+  return status;
 }
 
 moon_digest *moon_digest_retain(moon_digest *digest) {
@@ -47,13 +60,14 @@ void moon_digest_add(moon_digest *digest, const void *data, size_t size) {
 moon_status moon_digest_text(const moon_digest *digest, char text[MOON_SHA256_TEXT],
                              moon_err *err) {
   unsigned char hash[EVP_MAX_MD_SIZE];
+  unsigned size;
   EVP_MD_CTX *copy = EVP_MD_CTX_new();
   bool ok =
-      copy && EVP_MD_CTX_copy_ex(copy, digest->context) && EVP_DigestFinal_ex(copy, hash, NULL);
+      copy && EVP_MD_CTX_copy_ex(copy, digest->context) && EVP_DigestFinal_ex(copy, hash, &size);
   EVP_MD_CTX_free(copy);
   if (!ok)
     return fail_memory(err);
-  for (int i = 0; i < 32; i++)
+  for (unsigned i = 0; i < size; i++)
     snprintf(text + 2 * i, 3, "%02x", hash[i]);
   return MOON_OK;
 }

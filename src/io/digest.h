@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* A sha256 in progress, shared by reference counting (thread safe; one thread adds at a time). */
+/* A hash in progress, shared by reference counting (thread safe; one thread adds at a time). */
 #ifndef MOON_IO_DIGEST_H
 #define MOON_IO_DIGEST_H
 
@@ -9,8 +9,10 @@
 
 typedef struct moon_digest moon_digest;
 
-/* Owned by the caller: one reference. MOON_ENOMEM. */
+/* A sha256. Owned by the caller: one reference. MOON_ENOMEM. */
 moon_status moon_digest_new(moon_digest **out, moon_err *err);
+/* git's sha1 of a file of so many bytes; its text has 40 digits. */
+moon_status moon_digest_new_git(moon_digest **out, int64_t size_bytes, moon_err *err);
 moon_digest *moon_digest_retain(moon_digest *digest);
 void moon_digest_release(moon_digest *digest); /* NULL is fine */
 

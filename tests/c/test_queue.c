@@ -123,6 +123,34 @@ static void cancels_a_running_task(void **state) {
   moon_task_release(&t->task);
 }
 
+/* At once, also while the line does not move; and it can be canceled as any other. */
+static void runs_aside(void **state) {
+  (void)state;
+  atomic_bool gate = false;
+  moon_err err;
+  step_task *queued = new_task(0, 1), *aside[8];
+  queued->gate = &gate;
+  submit(queued);
+  for (int i = 0; i < 8; i++) {
+    aside[i] = new_task(i == 7 ? 13 : i, i ? 3 : -1);
+    assert_int_equal(moon_task_submit_aside(&aside[i]->task, &err), MOON_OK);
+  }
+  for (int i = 1; i < 8; i++) {
+    assert_true(moon_task_wait(&aside[i]->task, 10000));
+    assert_status(aside[i], i == 7 ? MOON_EINVAL : MOON_OK, i == 7 ? "13: unlucky" : "");
+    moon_task_release(&aside[i]->task);
+  }
+  assert_int_equal(moon_queue_length(), 2);
+  moon_task_cancel(&aside[0]->task);
+  assert_true(moon_task_wait(&aside[0]->task, 10000));
+  assert_status(aside[0], MOON_ECANCELED, "canceled");
+  moon_task_release(&aside[0]->task);
+  assert_false(moon_task_done(&queued->task));
+  atomic_store(&gate, true);
+  assert_true(moon_task_wait(&queued->task, 10000));
+  moon_task_release(&queued->task);
+}
+
 /* first, middle and last of the line; they end at once although the line does not move */
 static void cancels_queued_tasks(void **state) {
   (void)state;
@@ -264,6 +292,7 @@ int main(int argc, char **argv) {
       T(runs_in_order),
       T(queue_lets_go_first),
       T(cancels_a_running_task),
+      T(runs_aside),
       T(cancels_queued_tasks),
       T(canceled_before_submit_never_runs),
       T(released_task_still_runs),

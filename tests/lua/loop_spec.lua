@@ -109,6 +109,40 @@ describe("loop.run", function()
     assert.error_matches(function() loop.spawn(print) end, "loop.spawn: the loop does not run")
   end)
 
+  it("waits for several tasks that run beside each other", function()
+    local order = {}
+    loop.run(function()
+      loop.all {}
+      loop.all { function() end }
+      loop.all {
+        function()
+          loop.sleep(30)
+          order[#order + 1] = "slow"
+        end,
+        function()
+          loop.all { function() loop.sleep(1) end }
+          order[#order + 1] = "quick"
+        end,
+      }
+      order[#order + 1] = "all"
+    end)
+    assert.same({ "quick", "slow", "all" }, order)
+    assert.error_matches(function() loop.all {} end, "loop.all: called outside of a task")
+    assert.error_matches(function()
+      loop.run(loop.all, { function() loop.sleep(600000) end, function() error("broken", 0) end })
+    end, "^broken$")
+  end)
+
+  it("makes a task of the caller, unless it is one", function()
+    assert.is_false(loop.is_task())
+    local own, inner = loop.within(function(...)
+      local task = coroutine.running()
+      return loop.is_task(), loop.within(function(...) return { coroutine.running() == task, ... } end, ...)
+    end, 1, 2)
+    assert.is_true(own)
+    assert.same({ true, 1, 2 }, inner)
+  end)
+
   it("stays awake while a matrix job computes: a 10 ms tick is late by less than 200 ms", function()
     local worst = 0 -- the figure itself comes from tests/bench/lua_thread_awake.lua; this is ten times wider
     loop.run(function()

@@ -25,13 +25,6 @@ describe("SAE_CONFIGS", function()
     assert.equal("model.layers.50", found.layer)
     assert.is_nil(sae_configs.of_file "Llama-3.3-70B-Instruct-SAE-l50.pth")
   end)
-
-  it("knows where to download", function()
-    local configs = sae_configs.SAE_CONFIGS
-    assert.equal("https://huggingface.co/Goodfire/Llama-3.1-8B-Instruct-SAE-l19/resolve/main/"
-      .. "Llama-3.1-8B-Instruct-SAE-l19.pth", sae_configs.url(configs["Llama-3.1-8B-Instruct-SAE-l19"]))
-    assert.is_nil(sae_configs.url(configs["Moonscope-Tiny-Llama-SAE-l3"]))
-  end)
 end)
 
 describe("the checker", function()

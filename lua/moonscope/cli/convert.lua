@@ -10,7 +10,7 @@ local M = {
 }
 
 function M.configure(parser)
-  parser:argument("source", "A name of SAE_CONFIGS, whose file lies in the working directory, or the path of a "
+  parser:argument("source", "A name of SAE_CONFIGS or NAMESPACE/NAME of the Hugging Face Hub, or the path of a "
     .. "checkpoint (default: " .. sae_configs.DEFAULT .. ")."):args "?"
   parser:option("-o --output", "A folder for sae_layer_<L>.safetensors and its metadata; or FILE.safetensors, into "
     .. "which every tensor of the checkpoint is copied as it is.", ".")
