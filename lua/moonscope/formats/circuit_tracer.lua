@@ -51,7 +51,7 @@ function M.describe(look)
   local w_dec = oriented(look, "W_dec", d_model, d_sae) -- stored [d_model, d_sae]
   w_dec.transposed = not w_dec.transposed or nil
   local source = {
-    d_sae = d_sae, d_model = d_model, activation = look:activation("relu", { "relu" }),
+    d_sae = d_sae, d_model = d_model, activation = look:activation "relu",
     tensors = {
       w_enc = oriented(look, "W_enc", d_sae, d_model), b_enc = { "b_enc" }, w_dec = w_dec, b_dec = { "b_dec" },
     },
