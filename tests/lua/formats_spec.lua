@@ -372,7 +372,7 @@ describe("saelens", function()
 end)
 
 describe("llama scope", function()
-  local IN, OUT, THRESHOLD = 1.5, 2.5, 0.3
+  local IN, OUT, THRESHOLD = 1.5, 2.5, 2
 
   local function hyperparams(more)
     local config = {
@@ -402,6 +402,10 @@ describe("llama scope", function()
   it("scales, and gates by the decoder's norm", function()
     local w, s = linear { ["decoder.bias"] = random("bd", D) }, D ^ 0.5 / IN
     local f = fires(pre(w, s), w, s)
+    for _, other in ipairs { THRESHOLD, THRESHOLD * s } do -- readings that leave out the norm
+      assert.not_equal(active(f), active(formulas.jumprelu(pre(w, s), other)))
+    end
+    assert.not_equal(active(f), active(fires(pre(w, s), w, 1))) -- and the scale
     local fields = { format = "llama_scope", activation = "jumprelu", hook = "model.layers.8", layer = 8,
       output = false, unit = "raw" }
     check(write("checkpoints/final.safetensors", w, { ["hyperparams.json"] = hyperparams() }), nil, f, decode(w, f, s),
