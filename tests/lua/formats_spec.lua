@@ -534,6 +534,7 @@ describe("dictionary_learning", function()
     local f, xhat = features_of(sae)
     for _, row in ipairs(f:totable()) do assert.equal(0, row[2]) end
     for _, row in ipairs(xhat:totable()) do assert.equal(row[1], row[1]) end -- no NaN
+    assert.same({ 0, 0, 0, 0, 0, 0 }, sae:direction(1):totable())
   end)
 
   it("AutoEncoderNew", function()
@@ -806,6 +807,28 @@ describe("a file that could be several formats", function()
     write("sae_layer_3.safetensors", linear { bias = random("b", D) })
     _, message = ms.load_sae(folder .. "/")
     says(message, "several files: name one of ae.pt, sae_layer_3.safetensors")
+  end)
+end)
+
+describe("folding", function()
+  it("goes through a matrix in blocks of rows", function()
+    local n, d = 2100, 4096 -- a block has 8 Mi elements: 2,048 rows
+    local w_enc <close>, scale = ms.randn({ n, d }, { seed = 1 }), 3
+    local w_dec <close> = ms.randn({ n, d }, { seed = 2 })
+    local zeros <close> = ms.zeros(d)
+    local b_enc <close> = ms.zeros(n)
+    local core, job = require "moonscope.core", require "moonscope.job"
+    local sae <close> = job.demand(core.sae, { w_enc = w_enc, b_enc = b_enc, w_dec = w_dec, b_dec = zeros,
+      input_scale = scale, decoder_norm = "feature" })
+    local x <close> = ms.randn({ 1, d }, { seed = 3 })
+    local features <close> = job.await(sae:_encode(x, true))
+    for _, row in ipairs { 0, 2047, 2048, n - 1 } do
+      local direction <close> = w_dec:row(row + 1)
+      local norm = direction:norm():item()
+      local want = math.max(0, scale * norm * w_enc:row(row + 1):dot(x:row(1)):item())
+      assert.near(want, features:activation(1, row), 1e-4 * (1 + want))
+      assert.is_true(job.await(sae:_direction(row)):allclose(direction / norm, { atol = 1e-6 }))
+    end
   end)
 end)
 
