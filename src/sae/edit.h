@@ -4,8 +4,8 @@
  * stream is encoded once, the steps change f in order to f', and x := x + (f' - f) w_dec (the SAE's
  * error term is kept), or x := decode(f').
  *
- * A transcoder's features are those of another place in the layer, which the pass has captured; what
- * it writes is a term of the stream after the layer, so x changes by the same (f' - f) w_dec.
+ * A transcoder's features are those of another place in the layer, which the pass has captured;
+ * what it writes is a term of the stream after the layer, so x changes by the same (f' - f) w_dec.
  */
 #ifndef MOON_SAE_EDIT_H
 #define MOON_SAE_EDIT_H

@@ -135,7 +135,9 @@ describe("a device", function()
       end]]):format(folder), { MOONSCOPE_GUARD = 1 })
     fixtures.remove(folder)
     local want = {}
-    for i, name in ipairs { "gated", "gelu", "topk", "jumprelu", "relu" } do want[i] = name .. "\ttrue\ttrue\ttrue\n" end
+    for i, name in ipairs { "gated", "gelu", "topk", "jumprelu", "relu" } do
+      want[i] = name .. "\ttrue\ttrue\ttrue\n"
+    end
     assert.equal(table.concat(want), out)
   end)
 
