@@ -44,6 +44,22 @@ local function check_positions(number, positions)
   end
 end
 
+---An SAE of the stream changes it where it reads it. A transcoder reads the stream before an MLP and
+---changes it after, by what the MLP adds.
+local function check_place(number, edit, sae)
+  if not sae.output then
+    if places.is_stream(sae.hook) then return end
+    refuse(number, "the SAE reads %s; only the residual stream between two layers can be edited", sae.hook)
+  end
+  if not places.feeds_mlp(sae.hook, sae.output) then
+    refuse(number, "the SAE is a transcoder from %s to %s, expected one from a layer's .input or .post_attention to "
+      .. "its .mlp", sae.hook, sae.output == "" and "an unknown place" or sae.output)
+  end
+  if edit.keep_error == false then
+    refuse(number, "keep_error: a transcoder does not stand for the stream, so there is nothing to replace it by")
+  end
+end
+
 local function check_edit(number, edit, model)
   if type(edit) ~= "table" then refuse(number, "found %s, expected a table", type(edit)) end
   for name in pairs(edit) do
@@ -54,13 +70,7 @@ local function check_edit(number, edit, model)
   if not sae.hook then
     refuse(number, "the SAE's layer is unknown: load it with layer = N (--layer N), the layer that it was trained on")
   end
-  if sae.output then
-    refuse(number, "the SAE is a transcoder: its features stand for an output (%s), not for the stream that it reads",
-      sae.output == "" and "of an unknown place" or sae.output)
-  end
-  if not places.is_stream(sae.hook) then
-    refuse(number, "the SAE reads %s; only the residual stream between two layers can be edited", sae.hook)
-  end
+  check_place(number, edit, sae)
   if math.type(edit.feature) ~= "integer" or edit.feature < 0 or edit.feature >= sae.d_sae then
     refuse(number, "feature: found %s, expected 0 to %d", tostring(edit.feature), sae.d_sae - 1)
   end
@@ -100,8 +110,10 @@ local Edits = {}
 Edits.__index = Edits
 
 local function new_group(edit, model)
+  local sae = edit.sae
   return {
-    sae = edit.sae, depth = core.capture_depth(model, edit.sae.hook), keep_error = edit.keep_error ~= false,
+    sae = sae, depth = core.capture_depth(model, sae.output or sae.hook), reads = sae.output and sae.hook,
+    keep_error = edit.keep_error ~= false,
     features = {}, slots = {}, steps = {}, edits = {}, numbers = {}, asks = false,
   }
 end

@@ -33,16 +33,30 @@ local function run_pass(pass, model, plan, rows, depth, finish)
   for _, group in ipairs(plan.edits.groups) do
     if group.depth <= depth then
       local features
+      local reads = plan.number_of[group.reads]
       if group.asks then
         await(pass:_run(group.depth))
-        features = await(pass:_encode(group.sae))
+        features = await(pass:_encode(group.sae, reads))
       end
       local mask = plan.edits:mask(group, rows, model, features)
       if features then features:close() end
-      pass:add_edit(group.depth, group.sae, group.features, group.steps, mask, group.keep_error)
+      pass:add_edit(group.depth, group.sae, group.features, group.steps, mask, group.keep_error, reads)
     end
   end
   return await(pass:_run(depth, finish))
+end
+
+---The captures that were asked for.
+local function captures_of(pass, plan)
+  local captures = {}
+  for path, value in pairs(pass:captures()) do
+    if plan.asked[path] then
+      captures[path] = value
+    else
+      value:close()
+    end
+  end
+  return captures
 end
 
 local function rows_of(session, ids, phase)
@@ -58,7 +72,8 @@ local function prefill_chunk(session, ids, plan, depth, logits)
   local model = session.model
   local rows = rows_of(session, ids, "prompt")
   local pass <close> = core.pass({ session }, { ids }, "prefill", plan.capture)
-  return run_pass(pass, model, plan, rows, depth, logits), pass:captures()
+  local out = run_pass(pass, model, plan, rows, depth, logits)
+  return out, captures_of(pass, plan)
 end
 
 local function join(parts)
@@ -80,7 +95,7 @@ end
 local function prefill(session, ids, plan, depth, which, chunk)
   check_room(session, ids)
   local logits, captured = {}, {}
-  for _, path in ipairs(plan.capture) do captured[path] = {} end
+  for path in pairs(plan.asked) do captured[path] = {} end
   for first = 1, #ids, chunk do
     local part = table.move(ids, first, math.min(first + chunk - 1, #ids), 1, {})
     local last = first + chunk > #ids
@@ -115,8 +130,21 @@ local function check_ids(who, ids)
   end
 end
 
+---What is captured: what was asked for, and what the edits read on the way.
 local function plan_of(model, opts)
-  return { capture = opts.capture or {}, edits = edits.compile(opts.edits, model) }
+  local plan = { capture = {}, asked = {}, number_of = {}, edits = edits.compile(opts.edits, model) }
+  local function capture(path)
+    plan.capture[#plan.capture + 1] = path
+    plan.number_of[path] = #plan.capture
+  end
+  for _, path in ipairs(opts.capture or {}) do
+    capture(path)
+    plan.asked[path] = true
+  end
+  for _, group in ipairs(plan.edits.groups) do
+    if group.reads and not plan.number_of[group.reads] then capture(group.reads) end
+  end
+  return plan
 end
 
 ---A new sequence: a KV cache of model:context() positions.
@@ -191,7 +219,7 @@ function Llama:step(sessions, ids, opts)
   end
   local pass <close> = core.pass(sessions, lists, "decode", plan.capture)
   local out = { logits = run_pass(pass, self, plan, rows, self.config.n_layers, logits_of("step", opts)) }
-  out.captures = pass:captures()
+  out.captures = captures_of(pass, plan)
   local outs = {}
   for i, session in ipairs(sessions) do
     local fields = core.fields(session)

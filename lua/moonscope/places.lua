@@ -50,4 +50,15 @@ function M.is_stream(place)
   return place == "model.embed_tokens" or suffix == "" or suffix == ".input"
 end
 
+---Whether a transcoder from one place to another stands for the MLP of a layer, with what it reads at
+---hand in a pass.
+---@param hook string
+---@param output string
+---@return boolean
+function M.feeds_mlp(hook, output)
+  local suffix = M.suffix_of(hook)
+  return M.suffix_of(output) == ".mlp" and M.layer_of(hook) == M.layer_of(output)
+    and (suffix == ".input" or suffix == ".post_attention")
+end
+
 return M

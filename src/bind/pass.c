@@ -194,8 +194,16 @@ static void append(shared_pass *s, group *g) {
   *end = g;
 }
 
-/* pass:add_edit(depth, sae, {feature...}, {{slot=, op=, value=}...}, mask, keep_error): acts when
- * `depth` layers have run. mask: a string of rows * steps bytes 0 or 1. */
+/* The number at index of one of the pass's captures, from 1; nil: 0. */
+static int read_capture(lua_State *L, int index, const shared_pass *s) {
+  lua_Integer number = luaL_optinteger(L, index, 0);
+  luaL_argcheck(L, number >= 0 && number <= s->pass->n_captures, index, "no such capture");
+  return (int)number;
+}
+
+/* pass:add_edit(depth, sae, {feature...}, {{slot=, op=, value=}...}, mask, keep_error, reads): acts
+ * when `depth` layers have run. mask: a string of rows * steps bytes 0 or 1. reads: the capture
+ * that is encoded instead of the stream. */
 static int pass_add_edit(lua_State *L) {
   shared_pass *s = check_idle(L);
   int64_t depth = luaL_checkinteger(L, 2);
@@ -203,6 +211,7 @@ static int pass_add_edit(lua_State *L) {
   luaL_checktype(L, 4, LUA_TTABLE);
   luaL_checktype(L, 5, LUA_TTABLE);
   size_t mask_size;
+  int reads = read_capture(L, 8, s);
   const char *mask = luaL_checklstring(L, 6, &mask_size);
   int64_t n_features = (int64_t)lua_rawlen(L, 4);
   int n_steps = (int)lua_rawlen(L, 5);
@@ -218,7 +227,8 @@ static int pass_add_edit(lua_State *L) {
   g->edit = (moon_edit){.sae = moon_sae_retain(sae),
                         .n_features = n_features,
                         .n_steps = n_steps,
-                        .keep_error = lua_toboolean(L, 7)};
+                        .keep_error = lua_toboolean(L, 7),
+                        .reads = reads};
   int32_t *features = new_list(L, n_features, sizeof *features);
   g->edit.features = features;
   for (int64_t i = 0; i < n_features; i++, lua_pop(L, 1)) {
@@ -247,6 +257,7 @@ typedef struct pass_task {
   moon_tensor logits;
   bool counted;  /* in shared->busy */
   moon_sae *sae; /* encode */
+  int reads;     /* encode: a capture, from 1; 0: the stream */
   moon_features *features;
 } pass_task;
 
@@ -347,8 +358,9 @@ static int pass_run(lua_State *L) {
 static moon_status run_encode(moon_task *task, moon_progress *progress, moon_err *err) {
   pass_task *t = (pass_task *)task;
   const moon_pass *pass = t->shared->pass;
+  const moon_tensor *x = t->reads ? &pass->captures[t->reads - 1].out : &pass->x;
   moon_status status =
-      moon_features_encode(&t->features, t->sae, &pass->x, pass->arithmetic, progress, err);
+      moon_features_encode(&t->features, t->sae, x, pass->arithmetic, progress, err);
   count_off(t);
   return status;
 }
@@ -358,15 +370,18 @@ static int push_features(lua_State *L, moon_task *task) {
   return 1;
 }
 
-/* pass:_encode(sae) -> job -> Features of the stream as it is now */
+/* pass:_encode(sae, reads) -> job -> Features of the stream as it is now, or of a capture */
 static int pass_encode(lua_State *L) {
   static const l_job_kind kind = {"encode",      sizeof(pass_task), run_encode,
                                   push_features, drop_pass_task,    .quick = false};
   moon_sae *sae = l_sae_check(L, 2);
-  if (check_idle(L)->pass->layer < 0)
-    return luaL_error(L, "encode: the pass has not begun");
+  const shared_pass *s = check_idle(L);
+  int reads = read_capture(L, 3, s);
+  if (s->pass->layer < 0 || (reads && !s->pass->captures[reads - 1].out.storage))
+    return luaL_error(L, "encode: the pass has not come there");
   pass_task *t = new_task(L, &kind);
   t->sae = moon_sae_retain(sae);
+  t->reads = reads;
   return l_job_start(L, t);
 }
 

@@ -6,6 +6,15 @@
 
 enum { TILE_ROWS = 32 };
 
+/* What is encoded; NULL where the capture is not filled. */
+static const moon_tensor *source_of(const moon_edit *e, const moon_pass *pass) {
+  if (e->reads == 0)
+    return &pass->x;
+  const moon_tensor *captured =
+      e->reads <= pass->n_captures ? &pass->captures[e->reads - 1].out : NULL;
+  return captured && captured->storage && captured->rank == 2 ? captured : NULL;
+}
+
 static moon_status check(const moon_edit *e, const moon_pass *pass, moon_err *err) {
   if (e->sae->device != pass->model->device)
     return moon_fail(err, MOON_EDEVICE, "edit: the SAE is on %s, the model on %s",
@@ -15,6 +24,10 @@ static moon_status check(const moon_edit *e, const moon_pass *pass, moon_err *er
                      (long long)e->sae->d_model, (long long)pass->model->config.d_model);
   if (pass->layer < 0)
     return moon_fail(err, MOON_EINVAL, "edit: the pass has not begun");
+  if (!source_of(e, pass))
+    return moon_fail(err, MOON_EINVAL, "edit: the place that the SAE reads was not captured");
+  if (e->reads && !e->keep_error)
+    return moon_fail(err, MOON_EINVAL, "edit: keep_error: a transcoder does not stand for x");
   for (int64_t i = 0; i < e->n_features; i++)
     if (e->features[i] < 0 || e->features[i] >= e->sae->d_sae)
       return moon_fail(err, MOON_ERANGE, "edit: feature %d: expected 0 to %lld", e->features[i],
@@ -33,6 +46,7 @@ static bool only_adds(const moon_edit *e) {
 /* What is the same for every tile, on the device. */
 typedef struct plan {
   const moon_edit *edit;
+  const moon_tensor *source; /* [n_rows][d_model] what is encoded */
   moon_arithmetic arithmetic;
   moon_tensor features; /* i32 [n_features] */
   moon_tensor mask;     /* u8 [n_rows][n_steps] */
@@ -79,18 +93,19 @@ static moon_status replace_rows(const plan *p, const moon_tensor *x, const moon_
 static moon_status apply_tile(const plan *p, const moon_tensor *stream, int64_t first, int64_t n,
                               moon_err *err) {
   const moon_edit *e = p->edit;
-  moon_tensor x = {0}, mask = {0}, f = {0}, delta = {0};
+  moon_tensor x = {0}, input = {0}, mask = {0}, f = {0}, delta = {0};
   moon_undo undo = {0};
   moon_status status;
   (void)((status = moon_tensor_narrow(&x, stream, 0, first, n, err)) ||
-         (status = moon_undo_measure(&undo, e->sae, &x, err)) ||
+         (status = moon_tensor_narrow(&input, p->source, 0, first, n, err)) ||
+         (status = moon_undo_measure(&undo, e->sae, &input, err)) ||
          (status = moon_tensor_narrow(&mask, &p->mask, 0, first, n, err)) ||
          (status = moon_tensor_new(&delta, e->sae->device, MOON_F32, (int64_t[]){n, e->n_features},
                                    2, err)));
   if (status == MOON_OK && !only_adds(e))
     (void)((status = moon_tensor_new(&f, e->sae->device, MOON_F32, (int64_t[]){n, e->sae->d_sae}, 2,
                                      err)) ||
-           (status = moon_sae_encode_dense(e->sae, &x, p->arithmetic, &f, err)));
+           (status = moon_sae_encode_dense(e->sae, &input, p->arithmetic, &f, err)));
   if (status == MOON_OK)
     status = moon_op_sae_edit(&delta, f.storage ? &f : NULL, &p->features, e->steps, e->n_steps,
                               &mask, err);
@@ -101,6 +116,7 @@ static moon_status apply_tile(const plan *p, const moon_tensor *stream, int64_t 
                            : replace_rows(p, &x, &f, &undo, e->mask + first * e->n_steps, err);
   moon_undo_release(&undo);
   moon_tensor_release(&x);
+  moon_tensor_release(&input);
   moon_tensor_release(&mask);
   moon_tensor_release(&f);
   moon_tensor_release(&delta);
@@ -111,7 +127,7 @@ moon_status moon_edit_apply(const moon_edit *edit, moon_pass *pass, moon_err *er
   moon_status status = check(edit, pass, err);
   if (status || !memchr(edit->mask, 1, (size_t)(pass->n_rows * edit->n_steps)))
     return status;
-  plan p = {.edit = edit, .arithmetic = pass->arithmetic};
+  plan p = {.edit = edit, .source = source_of(edit, pass), .arithmetic = pass->arithmetic};
   moon_device *device = edit->sae->device;
   (void)((status = moon_tensor_from_host(&p.features, device, MOON_I32, &edit->n_features, 1,
                                          edit->features, err)) ||

@@ -104,6 +104,43 @@ describe("a device", function()
       print(a:allclose(b, { atol = 2e-2, rtol = 1e-2 }), #edited.ids == 2)]], { MOONSCOPE_GUARD = 1 }))
   end)
 
+  it("with CUDA computes every formula of an SAE as the CPU does", function()
+    local folder = fixtures.folder()
+    local out = on_host(([[
+      local ms, json, path = require "moonscope", require "moonscope.json", %q
+      local n_seeds = 0
+      local function randn(...)
+        n_seeds = n_seeds + 1
+        return ms.randn({ ... }, { seed = n_seeds }) * 0.3
+      end
+      local tensors = { ["encoder_linear.weight"] = randn(96, 64), ["encoder_linear.bias"] = randn(96),
+        ["decoder_linear.weight"] = randn(64, 96), ["decoder_linear.bias"] = randn(64), threshold = randn(96),
+        gate_bias = randn(96), mag_bias = randn(96), r_mag = randn(96) }
+      local skip, x = randn(64, 64), randn(40, 64) * 9
+      for _, kind in ipairs {
+        { activation_fn = "gated", subtract_b_dec = true }, { activation_fn = "gelu", normalisation = "layer_norm" },
+        { activation_fn = "topk", k = 7, decoder_norm = "feature", input_scale = 3, output_scale = 0.5 },
+        { activation_fn = "jumprelu", decoder_norm = "gate", normalisation = "constant_norm_rescale" },
+        { activation_fn = "relu", output = "" },
+      } do
+        tensors["skip.weight"] = kind.output and skip
+        assert(ms.save(path .. "/sae_layer_1.safetensors", tensors))
+        local file = assert(io.open(path .. "/sae_layer_1_metadata.json", "w"))
+        file:write(json.encode(kind)):close()
+        local here, there = assert(ms.load_sae(path)), assert(ms.load_sae(path, { device = "cuda" }))
+        local f, g = here:encode(x), there:encode(x:to { device = "cuda" })
+        local ok = f:totensor():allclose(g:totensor():to { device = "cpu" }, { atol = 1e-4, rtol = 1e-4 })
+        local decoded = here:decode(f):allclose(there:decode(g):to { device = "cpu" }, { atol = 1e-3, rtol = 1e-4 })
+        print(kind.activation_fn, f:l0() > 1, ok, decoded)
+      end]]):format(folder), { MOONSCOPE_GUARD = 1 })
+    fixtures.remove(folder)
+    local want = {}
+    for i, name in ipairs { "gated", "gelu", "topk", "jumprelu", "relu" } do
+      want[i] = name .. "\ttrue\ttrue\ttrue\n"
+    end
+    assert.equal(table.concat(want), out)
+  end)
+
   it("with CUDA that is full names what is needed and what is free", function()
     refused("cuda", "cuda:0: no memory for a tensor: 32768 bytes are needed, 18944 of 348160 are free",
       { MOONSCOPE_DEVICE_BYTES = 348160 })

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: MIT
 local fixtures = require "fixtures"
+local json = require "moonscope.json"
 local ms = require "moonscope"
 
 local prompt = fixtures.golden.prompts[1]
@@ -185,5 +186,151 @@ describe("edits", function()
       edited { { feature = 1, op = "ablate", when = function() error "no idea" end } }
     end, "no idea")
     assert.is_true(edited({}):equal(plain)) -- still usable
+  end)
+end)
+
+describe("edits of an SAE", function()
+  local D_SAE = 64
+  local model, plain
+  setup(function()
+    model = fixtures.load_model { precision = "exact" }
+    plain = model:forward(prompt.ids, { capture = { PLACE }, logits = false }).captures[PLACE]
+  end)
+  teardown(function()
+    model:close()
+    plain:close()
+  end)
+
+  local folder
+  before_each(function() folder = fixtures.folder() end)
+  after_each(function() fixtures.remove(folder) end)
+
+  ---A random one of this formula, as a converted pair.
+  local function random_sae(metadata, more)
+    local function randn(shape, seed, scale)
+      local t <close> = ms.randn(shape, { seed = seed })
+      return t * scale
+    end
+    local tensors = {
+      ["encoder_linear.weight"] = randn({ D_SAE, 128 }, 1, 0.3), ["encoder_linear.bias"] = randn({ D_SAE }, 2, 0.3),
+      ["decoder_linear.weight"] = randn({ 128, D_SAE }, 3, 0.3), ["decoder_linear.bias"] = randn({ 128 }, 4, 0.3),
+    }
+    for i, name in ipairs(more or {}) do tensors[name] = randn({ D_SAE }, 4 + i, 0.3) end
+    assert(ms.save(folder .. "/sae_layer_3.safetensors", tensors))
+    for _, t in pairs(tensors) do t:close() end
+    local fields = { layer_idx = 3 }
+    for name, value in pairs(metadata) do fields[name] = value end
+    fixtures.write(folder .. "/sae_layer_3_metadata.json", json.encode(fields))
+    return assert(ms.load_sae(folder, { model = model, dtype = "f32" }))
+  end
+
+  local kinds = {
+    { { activation_fn = "relu" } }, { { activation_fn = "gelu" } }, { { activation_fn = "topk", k = 5 } },
+    { { activation_fn = "batchtopk", threshold = 2 } }, { { activation_fn = "jumprelu", threshold = 1.5 } },
+    { { activation_fn = "jumprelu", decoder_norm = "gate", subtract_b_dec = true }, { "threshold" } },
+    { { activation_fn = "gated", subtract_b_dec = true }, { "gate_bias", "mag_bias", "r_mag" } },
+    { { activation_fn = "relu", input_scale = 3, output_scale = 0.5, decoder_norm = "feature" } },
+    { { activation_fn = "relu", normalisation = "constant_norm_rescale", subtract_b_dec = true } },
+    { { activation_fn = "topk", k = 9, normalisation = "layer_norm" } },
+  }
+
+  it("follow its formula: ablating all features leaves the error term and the bias", function()
+    for _, kind in ipairs(kinds) do
+      local sae <close> = random_sae(kind[1], kind[2])
+      local features <close> = sae:encode(plain)
+      assert.is_true(features:l0() > 0, json.encode(kind[1]))
+      local nothing = {}
+      for feature = 0, D_SAE - 1 do nothing[feature + 1] = { sae = sae, feature = feature, op = "ablate" } end
+      local got = model:forward(prompt.ids, { capture = { PLACE }, edits = nothing, logits = false }).captures[PLACE]
+      -- x - (decode(f) - decode(0)); decode(0) is what replaces the stream without the error term
+      local unchanged = {}
+      for feature = 0, D_SAE - 1 do
+        unchanged[feature + 1] = { sae = sae, feature = feature, op = "ablate", keep_error = false }
+      end
+      local zero = model:forward(prompt.ids, { capture = { PLACE }, edits = unchanged, logits = false }).captures[PLACE]
+      assert.is_true(got:allclose(plain - sae:decode(features) + zero, { atol = 2e-3, rtol = 1e-4 }),
+        json.encode(kind[1]))
+    end
+  end)
+
+  it("add along the direction, times what a position was divided by", function()
+    for _, kind in ipairs(kinds) do
+      local sae <close> = random_sae(kind[1], kind[2])
+      local edits = { { sae = sae, feature = 7, op = "add", value = 2 } }
+      local got = model:forward(prompt.ids, { capture = { PLACE }, edits = edits, logits = false }).captures[PLACE]
+      local step = sae:direction(7) * 2
+      if sae.unit == "normalised" then
+        local x, n = plain, plain:size(1)
+        if kind[1].normalisation == "layer_norm" then x = x - x:mean(2):reshape(n, 1) end
+        local divisor = kind[1].normalisation == "layer_norm" and 127 or 128
+        step = step:reshape(1, 128) * (x:norm(2) / divisor ^ 0.5):reshape(n, 1)
+      end
+      assert.is_true(got:allclose(plain + step, { atol = 1e-4, rtol = 1e-4 }), json.encode(kind[1]))
+    end
+  end)
+
+  it("act while the model writes, with a hook that sees the features", function()
+    for _, kind in ipairs(kinds) do
+      local sae <close> = random_sae(kind[1], kind[2])
+      local seen = 0
+      local reply = model:generate(prompt.ids, { max_tokens = 3, ignore_eos = true, edits = {
+        { sae = sae, feature = 7, op = "set", value = 30, positions = "generated", when = function(features)
+          for _, value in pairs(features) do seen = seen + (value ~= 0 and 1 or 0) end
+          return true
+        end },
+      } })
+      assert.equal(2, reply.edits[1].positions)
+      assert.is_true(seen > 0, json.encode(kind[1]))
+    end
+  end)
+
+  it("of a transcoder read one place and change the stream after the layer", function()
+    local BEFORE = "model.layers.3.post_attention"
+    local sae <close> = random_sae { hook = BEFORE, output = "model.layers.3.mlp" }
+    local before = model:forward(prompt.ids, { capture = { BEFORE }, logits = false }).captures[BEFORE]
+    local features <close> = sae:encode(before)
+    local f = features:totensor()
+    assert.is_true(features:l0() > 0)
+    local function edited(edit, opts)
+      edit.sae, opts = sae, opts or {}
+      opts.capture, opts.edits, opts.logits = { PLACE }, { edit }, false
+      local out = model:forward(prompt.ids, opts)
+      assert.same({ PLACE }, { next(out.captures), next(out.captures, PLACE) })
+      return out.captures[PLACE]
+    end
+    local direction = sae:direction(7):reshape(1, 128)
+    local column = f:narrow(2, 8, 1)
+    assert.is_true(edited { feature = 7, op = "add", value = 2 }:allclose(plain + direction * 2, { atol = 1e-4 }))
+    local ablated = plain - column:matmul(direction)
+    assert.is_true(edited { feature = 7, op = "ablate" }:allclose(ablated, { atol = 1e-3 }))
+    assert.is_true(edited({ feature = 7, op = "ablate" }, { chunk = 5 }):equal(edited { feature = 7, op = "ablate" }))
+    local asked = {}
+    edited { feature = 7, op = "ablate", when = function(seen)
+      asked[#asked + 1] = seen[7]
+      return true
+    end }
+    for row, value in ipairs(column:totable()) do assert.equal(value[1], asked[row]) end
+
+    local reply = model:generate(prompt.ids, { max_tokens = 3, ignore_eos = true,
+      edits = { { sae = sae, feature = 7, op = "set", value = 9 } } })
+    assert.equal(#prompt.ids + 2, reply.edits[1].positions)
+  end)
+
+  it("need a place that can be changed", function()
+    local function bad(metadata, message, edit)
+      local sae <close> = random_sae(metadata)
+      edit = edit or { feature = 1, op = "add", value = 1 }
+      edit.sae = sae
+      assert.error_matches(function() model:forward("a", { edits = { edit } }) end, message, 1, true)
+    end
+    bad({ hook = "model.layers.3.mlp" },
+      "edit 1: the SAE reads model.layers.3.mlp; only the residual stream between two layers can be edited")
+    bad({ hook = "model.layers.3.mlp.input", output = "model.layers.3.mlp" },
+      "edit 1: the SAE is a transcoder from model.layers.3.mlp.input to model.layers.3.mlp, expected one from")
+    bad({ hook = "model.layers.3.post_attention", output = "model.layers.4.mlp" }, "expected one from a layer's .input")
+    bad({ hook = "model.layers.3.post_attention", output = "" }, "to an unknown place, expected one from")
+    bad({ hook = "model.layers.3.post_attention", output = "model.layers.3.mlp" },
+      "edit 1: keep_error: a transcoder does not stand for the stream",
+      { feature = 1, op = "ablate", keep_error = false })
   end)
 end)

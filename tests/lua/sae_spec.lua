@@ -240,6 +240,22 @@ describe("moonscope features", function()
     assert.is_nil(result.out:find("\27", 1, true)) -- no colour when piped
   end)
 
+  it("asks what the file leaves open", function()
+    local all = tensors()
+    local path, folder = saved { ["encoder.weight"] = all["encoder_linear.weight"],
+      ["encoder.bias"] = all["encoder_linear.bias"], ["decoder.weight"] = all["decoder_linear.weight"],
+      ["decoder.bias"] = all["decoder_linear.bias"] }
+    local command = { "features", "--model", fixtures.model_path, "--sae", path, "--prompt", "a", "--layer", "3" }
+    local result = process.moonscope(command)
+    assert.same({ 1, "" }, { result.code, result.out })
+    assert.matches("^moonscope: [^\n]+: say which with %-%-format [^\n]+\n$", result.err)
+    table.move({ "--format", "qresearch" }, 1, 2, #command + 1, command)
+    result = process.moonscope(command)
+    assert.same({ 0, "" }, { result.code, result.err })
+    assert.matches("features of model.layers.3.input, as", result.out, 1, true)
+    fixtures.remove(folder)
+  end)
+
   it("prints the golden features as JSON", function()
     local result = run("--prompt", prompt.text, "--json", "--top", "2048")
     local found = assert(json.decode(result.out))

@@ -2,6 +2,8 @@
 ---circuit-tracer's ReLU transcoders, layer_N.safetensors: they read the stream between attention and
 ---MLP and predict the MLP's output, as does the skip connection. A config.yaml beside them names the
 ---places; another pair of them is refused.
+local uv = require "luv"
+
 local M = { name = "circuit_tracer", suffix = ".post_attention", output_suffix = ".mlp", what = "a ReLU transcoder" }
 
 local YAML = "config.yaml"
@@ -14,7 +16,9 @@ end
 
 ---The two top-level lines of the config that matter here; nil without the file.
 local function hooks(look)
-  local file = io.open(look.folder .. "/" .. YAML, "rb")
+  local path = look.folder .. "/" .. YAML
+  local stat = uv.fs_stat(path)
+  local file = stat and stat.type == "file" and io.open(path, "rb")
   if not file then return nil end
   local text, found = file:read(1 << 20) or "", {}
   file:close()
@@ -51,7 +55,7 @@ function M.describe(look)
   local w_dec = oriented(look, "W_dec", d_model, d_sae) -- stored [d_model, d_sae]
   w_dec.transposed = not w_dec.transposed or nil
   local source = {
-    d_sae = d_sae, d_model = d_model, activation = look:activation("relu", { "relu" }),
+    d_sae = d_sae, d_model = d_model, activation = look:activation "relu",
     tensors = {
       w_enc = oriented(look, "W_enc", d_sae, d_model), b_enc = { "b_enc" }, w_dec = w_dec, b_dec = { "b_dec" },
     },

@@ -66,13 +66,13 @@ end
 ---As from_pretrained loads it: the decoder has unit rows, the features their scale.
 local function standard(look)
   local source = with_bias(look, linear(look, "bias"))
-  source.activation, source.decoder_norm = look:activation("relu", { "relu" }), "feature"
+  source.activation, source.decoder_norm = look:activation "relu", "feature"
   return source
 end
 
 local function gated(look)
   local source = linear(look, "decoder_bias")
-  source.activation = look:activation("gated", { "gated" })
+  source.activation = look:activation "gated"
   for _, name in ipairs { "gate_bias", "mag_bias", "r_mag" } do
     look:expect(name, { source.d_sae })
     source.tensors[name] = { name }
@@ -111,21 +111,21 @@ end
 local function matryoshka(look)
   local source = matrices(look)
   source.subtract_b_dec = true
-  look:activation("batchtopk", { "batchtopk" })
+  look:activation "batchtopk"
   return batchtopk(look, source)
 end
 
 local function jumprelu(look)
   local source = matrices(look)
   look:expect("threshold", { source.d_sae })
-  source.activation = look:activation("jumprelu", { "jumprelu" })
+  source.activation = look:activation "jumprelu"
   source.tensors.threshold = { "threshold" }
   return source
 end
 
 local function new(look)
   local source = linear_pair.describe(look)
-  source.activation = look:activation("relu", { "relu" })
+  source.activation = look:activation "relu"
   return source
 end
 

@@ -20,7 +20,7 @@ function M.describe(look)
   look:expect("b_dec", { d_model })
   look:expect("threshold", { d_sae })
   local source = {
-    d_sae = d_sae, d_model = d_model, activation = look:activation("jumprelu", { "jumprelu" }),
+    d_sae = d_sae, d_model = d_model, activation = look:activation "jumprelu",
     tensors = {
       w_enc = { w_enc, transposed = true }, b_enc = { "b_enc" }, w_dec = { w_dec }, b_dec = { "b_dec" },
       threshold = { "threshold" },

@@ -70,7 +70,7 @@ local function describe_scope(look)
   if activation ~= "relu" and activation ~= "jumprelu" then
     look:refuse("EUNSUPPORTED", "%s: act_fn: found %s, expected jumprelu or relu", where, activation)
   end
-  source.activation = look:activation(activation, { activation })
+  source.activation = look:activation(activation)
   if activation == "jumprelu" then
     local with_norm = look:flag(config, "sparsity_include_decoder_norm", true, where)
     source.threshold = threshold * (with_norm and 1 / (source.output_scale or 1) or source.input_scale or 1)
@@ -94,7 +94,7 @@ local function describe_r1(look)
   look:expect("decoder.bias", { d_model })
   look:expect("log_jumprelu_threshold", { d_sae })
   local source = {
-    d_sae = d_sae, d_model = d_model, activation = look:activation("jumprelu", { "jumprelu" }),
+    d_sae = d_sae, d_model = d_model, activation = look:activation "jumprelu",
     decoder_norm = look:flag(config, "sparsity_include_decoder_norm", true, where) and "gate" or nil,
     subtract_b_dec = look:flag(config, "apply_decoder_bias_to_pre_encoder", false, where),
     tensors = {

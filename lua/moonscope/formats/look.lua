@@ -148,37 +148,35 @@ end
 
 ---The activation: what the file says, else what the caller answered, else a question.
 ---@param known string?
----@param open string[]  what an answer may be
----@param why string  why the file does not say
+---@param open string[]?  what an answer may be, where the file does not say
+---@param why string?  why it does not
 ---@return string activation
 ---@return number? number  "topk:64" gives 64
 function Look:activation(known, open, why)
   local answer = self.answers.activation
   if not answer then
-    if known then return known end
-    self:refuse("EINVAL", "%s: say it with --activation %s", why, table.concat(open, " or "))
+    return known or self:refuse("EINVAL", "%s: say it with --activation %s", why, table.concat(open, " or "))
   end
   local name, number = answer:match "^(%a+):?(.*)$"
   if not name or number ~= "" and not tonumber(number) then
     self:refuse("EINVAL", "activation: found %s, expected a name, or NAME:NUMBER", answer)
   end
-  if known and (name ~= known or number ~= "") then
+  if known and answer ~= known then
     self:refuse("EINVAL", "activation: the file says %s, but --activation says %s", known, answer)
   end
-  for _, choice in ipairs(open) do
+  for _, choice in ipairs(known and {} or open) do
     if name == choice:match "^%a+" then return name, tonumber(number) end
   end
-  if known then return known end
-  return self:refuse("EINVAL", "activation: found %s, expected %s", answer, table.concat(open, " or "))
+  return known or self:refuse("EINVAL", "activation: found %s, expected %s", answer, table.concat(open, " or "))
 end
 
 ---Refuses a k that is not a whole number from 1 to d_sae.
 function Look:k(value, d_sae, where)
-  value = math.tointeger(value)
-  if not value or value < 1 or value > d_sae then
+  local k = math.tointeger(value)
+  if not k or k < 1 or k > d_sae then
     self:refuse("ERANGE", "%s: found %s, expected a whole number from 1 to %d", where, shown(value), d_sae)
   end
-  return value
+  return k
 end
 
 ---The scale of the input that only the model's activations tell.

@@ -11,7 +11,7 @@ function M.evidence() return false end
 
 function M.describe(look)
   local source = linear_pair.describe(look)
-  source.activation = look:activation("relu", { "relu" })
+  source.activation = look:activation "relu"
   return source
 end
 

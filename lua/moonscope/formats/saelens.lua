@@ -136,7 +136,7 @@ function M.describe(look)
   look:agree(config, "d_sae", d_sae, CONFIG)
   local activation, transcodes = activation_of(look, config)
   local source = {
-    d_sae = d_sae, d_model = d_model, activation = look:activation(activation, { activation }), transcodes = transcodes,
+    d_sae = d_sae, d_model = d_model, activation = look:activation(activation), transcodes = transcodes,
     tensors = { w_enc = { "W_enc", transposed = true }, w_dec = { "W_dec" }, b_dec = { "b_dec" } },
   }
   set_activation(look, config, source)

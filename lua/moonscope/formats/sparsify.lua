@@ -35,7 +35,7 @@ function M.describe(look)
   end
   local transcode = look:flag(config, "transcode", false, where)
   local source = {
-    d_sae = d_sae, d_model = d_model, activation = look:activation("topk", { "topk" }),
+    d_sae = d_sae, d_model = d_model, activation = look:activation "topk",
     k = look:need(config, "k", "count", where), subtract_b_dec = not transcode,
     tensors = { w_enc = { "encoder.weight" }, b_enc = { "encoder.bias" }, w_dec = { "W_dec" }, b_dec = { "b_dec" } },
   }

@@ -11,13 +11,14 @@ function M.describe(look)
   look:expect("decoder_bias", { d_model })
   local where = look.name:gsub("%.[^.]*$", "") .. "_metadata.json"
   local metadata = look:config(where) or {}
-  local activation = look:field(metadata, "activation_fn", "text", where) or "relu"
-  if activation ~= "relu" and activation ~= "gelu" then
-    look:refuse("EUNSUPPORTED", "%s: activation_fn: found %s, expected relu or gelu", where, activation)
+  local said = look:field(metadata, "activation_fn", "text", where)
+  if said and said ~= "relu" and said ~= "gelu" then
+    look:refuse("EUNSUPPORTED", "%s: activation_fn: found %s, expected relu or gelu", where, said)
   end
+  if not (said or look.answers.activation) then said = "relu" end
   local index = look:field(metadata, "layer_idx", "number", where)
   local source = {
-    d_sae = d_sae, d_model = d_model, activation = look:activation(activation, { "relu" }),
+    d_sae = d_sae, d_model = d_model, activation = look:activation(said, { "relu", "gelu" }),
     hook = math.type(index) == "integer" and ("model.layers.%d"):format(index) or nil,
     tensors = { w_enc = { "encoder.weight" }, b_enc = { "encoder.bias" }, b_dec = { "decoder_bias" } },
   }
