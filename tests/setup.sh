@@ -18,6 +18,7 @@ libedit-dev       line editing at the prompt
 libjansson-dev    JSON in the core: headers, config, tokenizer
 libpcre2-dev      the tokenizer's split pattern
 libssl-dev        sha256
+zlib1g-dev        deflated entries of .npz
 LIST
 }
 
