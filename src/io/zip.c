@@ -71,8 +71,8 @@ static bool ends_agree(const uint8_t *end, const uint8_t *end64) {
 
 /* The directory must reach to its end records, which must end the file. */
 static moon_status find_directory(directory *out, const file *f, moon_err *err) {
-  const uint8_t *end = f->data + f->size - (f->size < END_SIZE ? f->size : END_SIZE);
-  if (f->size < END_SIZE || read_u32(end) != END_MARK || read_u16(end + 20))
+  const uint8_t *end = f->size < END_SIZE ? NULL : f->data + f->size - END_SIZE;
+  if (!end || read_u32(end) != END_MARK || read_u16(end + 20))
     return moon_fail(err, MOON_EFORMAT,
                      "no zip directory at the end of its %zu bytes (truncated, or bytes behind it)",
                      f->size);
