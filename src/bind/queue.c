@@ -8,6 +8,8 @@
 #include <sys/eventfd.h>
 #include <time.h>
 
+#include "io/mapping.h"
+
 /* Guards all below, and every task's refs and next. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER; /* queued something, or ended the last */
@@ -85,7 +87,7 @@ static moon_task *next_task(void) {
 static moon_status run(moon_task *task) {
   if (atomic_load(&task->progress.canceled))
     return moon_fail(&task->err, MOON_ECANCELED, "canceled");
-  return task->run(task, &task->progress, &task->err);
+  return moon_mapping_settle(task->run(task, &task->progress, &task->err), &task->err);
 }
 
 static void *work(void *unused) {
@@ -98,12 +100,15 @@ static void *work(void *unused) {
 }
 
 /* With the lock held. The thread, and those that OpenMP starts from it, take no signals: they
- * belong to the thread that runs Lua. */
+ * belong to the thread that runs Lua. But for those that mean a fault of the thread itself. */
 static bool start_thread(void) {
+  static const int faults[] = {SIGBUS, SIGSEGV, SIGFPE, SIGILL};
   if (thread_started)
     return true;
   sigset_t all, before;
   sigfillset(&all);
+  for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
+    sigdelset(&all, faults[i]);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   pthread_t thread;
   thread_started = pthread_create(&thread, NULL, work, NULL) == 0;

@@ -254,8 +254,11 @@ static moon_status read_file(moon_checkpoint *into, const char *path, moon_err *
   if (status != MOON_OK)
     return status;
   status = read_content(into, bytes, err);
+  if (status != MOON_OK)
+    moon_fail_in(err, status, path);
+  status = moon_bytes_check(bytes, status, err);
   moon_bytes_release(bytes);
-  return status == MOON_OK ? status : moon_fail_in(err, status, path);
+  return status;
 }
 
 static bool exists(const char *path) {

@@ -71,6 +71,8 @@ moon_status moon_outfile_append(moon_outfile *out, const void *data, size_t size
   size_t total = size;
   while (size) {
     ssize_t n = write(out->fd, p, size < WRITE_MAX ? size : WRITE_MAX);
+    if (n < 0 && errno == EFAULT) /* data: pages of a mapping, which the kernel does not signal */
+      return moon_fail(err, MOON_EIO, "%s: the file that it is copied from was cut off", out->path);
     if (n < 0 && errno != EINTR)
       return moon_fail_os(err, out->path);
     if (n > 0) {

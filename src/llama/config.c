@@ -233,6 +233,9 @@ moon_status moon_llama_config_load(moon_llama_config *out, const char *folder, m
                                    generation ? moon_bytes_size(generation) : 0, err);
   if (status)
     moon_fail_in(err, status, folder);
+  status = moon_bytes_check(config, status, err);
+  if (generation)
+    status = moon_bytes_check(generation, status, err);
 done:
   moon_bytes_release(config);
   moon_bytes_release(generation);

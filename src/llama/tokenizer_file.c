@@ -439,6 +439,11 @@ moon_status moon_tokenizer_load(moon_tokenizer **out, const char *path, moon_err
     return status;
   status =
       moon_tokenizer_parse(out, (const char *)moon_bytes_data(file), moon_bytes_size(file), err);
+  if (status)
+    moon_fail_in(err, status, path);
+  status = moon_bytes_check(file, status, err);
   moon_bytes_release(file);
-  return status ? moon_fail_in(err, status, path) : MOON_OK;
+  if (status)
+    moon_tokenizer_release(*out), *out = NULL;
+  return status;
 }
