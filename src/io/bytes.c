@@ -105,6 +105,10 @@ size_t moon_bytes_size(const moon_bytes *bytes) {
   return bytes->size;
 }
 
+const char *moon_bytes_path(const moon_bytes *bytes) {
+  return bytes->mapping ? moon_mapping_path(bytes->mapping) : "memory";
+}
+
 moon_status moon_bytes_check(const moon_bytes *bytes, moon_status status, moon_err *err) {
   return bytes->mapping ? moon_mapping_check(bytes->mapping, status, err) : status;
 }

@@ -22,6 +22,7 @@ void moon_bytes_release(moon_bytes *bytes); /* NULL is fine; unmaps with the las
 
 const uint8_t *moon_bytes_data(const moon_bytes *bytes); /* borrowed; NULL when the size is 0 */
 size_t moon_bytes_size(const moon_bytes *bytes);
+const char *moon_bytes_path(const moon_bytes *bytes); /* for messages; "memory" of a copy */
 
 /* After parsing: status, or MOON_EIO with the path if the file was cut off meanwhile, so that zeros
  * were read in the place of its end (io/mapping.h). */

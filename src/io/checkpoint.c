@@ -8,6 +8,7 @@
 
 #include "io/npy.h"
 #include "io/reader.h"
+#include "utf8.h"
 
 moon_status moon_checkpoint_new(moon_checkpoint **into, const char *path, moon_err *err) {
   *into = NULL;

@@ -98,14 +98,20 @@ static moon_status read_strided(const moon_entry *entry, size_t first, size_t si
 
 moon_status moon_entry_read(const moon_entry *entry, size_t first, size_t size, void *out,
                             moon_err *err) {
+  moon_status status = MOON_OK;
   if (!size)
-    return MOON_OK;
+    return status;
   if (!moon_entry_contiguous(entry))
-    return read_strided(entry, first, size, out, err);
-  if (entry->packed)
-    return moon_packed_read(entry->packed, entry->offset + first, size, out, err);
-  memcpy(out, moon_bytes_data(entry->bytes) + entry->offset + first, size);
-  return MOON_OK;
+    status = read_strided(entry, first, size, out, err);
+  else if (entry->packed)
+    status = moon_packed_read(entry->packed, entry->offset + first, size, out, err);
+  else
+    memcpy(out, moon_bytes_data(entry->bytes) + entry->offset + first, size);
+  if (status != MOON_OK) {
+    moon_fail_in_tensor(err, status, entry->name);
+    moon_fail_in(err, status, moon_bytes_path(entry->bytes));
+  }
+  return status;
 }
 
 moon_status moon_entry_view(const void **out, void **buffer, const moon_entry *entry, size_t first,

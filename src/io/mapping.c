@@ -162,6 +162,10 @@ const void *moon_mapping_data(const moon_mapping *m) {
   return (const void *)atomic_load(&m->start);
 }
 
+const char *moon_mapping_path(const moon_mapping *m) {
+  return m->path;
+}
+
 /* ---- what was missing ---- */
 
 static moon_status fail_missing(const moon_mapping *m, moon_err *err) {

@@ -25,6 +25,7 @@ moon_status moon_mapping_open(moon_mapping **out, int fd, size_t size, const cha
                               moon_err *err);
 void moon_mapping_close(moon_mapping *mapping);
 const void *moon_mapping_data(const moon_mapping *mapping);
+const char *moon_mapping_path(const moon_mapping *mapping); /* borrowed */
 
 /* status, or MOON_EIO if the mapping had missing pages touched since it was opened. */
 moon_status moon_mapping_check(const moon_mapping *mapping, moon_status status, moon_err *err);

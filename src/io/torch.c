@@ -6,6 +6,7 @@
  *   ('storage', torch.FloatStorage, KEY, location, number of elements)
  */
 #include "io/torch.h"
+#include "utf8.h"
 
 #include <inttypes.h>
 #include <stdio.h>

@@ -7,6 +7,7 @@
 
 #include "io/outfile.h"
 #include "io/reader.h"
+#include "utf8.h"
 
 #define DATA_ALIGNMENT 64
 #define PIECE          ((size_t)1 << 20)

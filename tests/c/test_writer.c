@@ -164,7 +164,7 @@ static void refuses_bad_plans(void **state) {
       {"out", twice, 2, NULL, 0, MOON_EINVAL, "tensor 'a' is there twice"},
       {"out", reserved, 1, NULL, 0, MOON_EINVAL,
        "tensor '__metadata__': safetensors keeps that name for itself"},
-      {"out", latin, 1, NULL, 0, MOON_EINVAL, "tensor '\xe9': the name is not UTF-8"},
+      {"out", latin, 1, NULL, 0, MOON_EINVAL, "tensor '?': the name is not UTF-8"},
       {"out", huge, 2, NULL, 0, MOON_EINVAL, "tensor 'b' is too large"},
       {"out", plans, 1, bad_pair, 1, MOON_EINVAL, "metadata that is not UTF-8 text"},
       {"missing/out", plans, 1, NULL, 0, MOON_ENOENT, "missing/out: No such file or directory"},
