@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "utf8.h"
+
 static const char *const status_names[] = {"OK",
 #define X(code, meaning) #code,
                                            MOON_STATUS_LIST(X)
@@ -15,10 +17,14 @@ const char *moon_status_name(moon_status code) {
   return status_names[code];
 }
 
-static void replace_control_bytes(char *text) {
-  for (; *text; text++)
-    if ((unsigned char)*text < 0x20 || *text == 0x7f)
-      *text = '?';
+/* Control bytes, and what is no UTF-8: a character that was cut at the end, too. */
+static void make_plain(char *text) {
+  size_t left = strlen(text), n;
+  for (; left; text += n, left -= n) {
+    n = moon_utf8_char(text, left);
+    if (!n || (unsigned char)*text < 0x20 || *text == 0x7f)
+      *text = '?', n = 1;
+  }
 }
 
 /* The brackets keep clang's analyzer from taking moon.h's macro for it. */
@@ -28,7 +34,7 @@ moon_status(moon_fail)(moon_err *err, moon_status code, const char *format, ...)
     va_start(args, format);
     vsnprintf(err->text, sizeof err->text, format, args);
     va_end(args);
-    replace_control_bytes(err->text);
+    make_plain(err->text);
     err->code = code;
   }
   return code;
@@ -143,6 +149,6 @@ void moon_log(moon_log_level level, const char *format, ...) {
   va_start(args, format);
   vsnprintf(text, sizeof text, format, args);
   va_end(args);
-  replace_control_bytes(text);
+  make_plain(text);
   log_fn(log_user, level, text);
 }

@@ -46,11 +46,11 @@ typedef enum moon_status {
 
 typedef struct moon_err {
   moon_status code;
-  char text[MOON_ERR_TEXT]; /* one line, UTF-8, control bytes replaced by '?' */
+  char text[MOON_ERR_TEXT]; /* one line, UTF-8; other bytes are replaced by '?' */
 } moon_err;
 
 /* Fills err (may be NULL) and returns code, so that `return moon_fail(...)` reads well. Control
- * bytes in the formatted text become '?': names from files end up here. */
+ * bytes and broken UTF-8 in the formatted text become '?': names from files end up here. */
 moon_status moon_fail(moon_err *err, moon_status code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 

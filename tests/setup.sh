@@ -20,6 +20,7 @@ libpcre2-dev      the tokenizer's split pattern
 libssl-dev        sha256
 libcurl4-openssl-dev  downloads
 ca-certificates   whom a download may trust
+zlib1g-dev        deflated entries of .npz
 LIST
 }
 

@@ -8,7 +8,7 @@ local M = {}
 
 local Checkpoint, Writer = core.types.Checkpoint, core.types.Writer
 
----Opens .safetensors, .pth or .pt by its content, or a folder with model.safetensors or
+---Opens .safetensors, .pth, .pt, .npz or .npy by its content, or a folder with model.safetensors or
 ---model.safetensors.index.json. Only headers are read.
 ---@param path string
 ---@return moonscope.Checkpoint?

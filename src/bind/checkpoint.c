@@ -40,7 +40,7 @@ static int checkpoint_path(lua_State *L) {
   return 1;
 }
 
-/* checkpoint:format() -> "safetensors", "pth" */
+/* checkpoint:format() -> "safetensors", "pth", "npz", "npy" */
 static int checkpoint_format(lua_State *L) {
   lua_pushstring(L, moon_checkpoint_format(l_checkpoint_check(L, 1)));
   return 1;

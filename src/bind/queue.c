@@ -8,6 +8,8 @@
 #include <sys/eventfd.h>
 #include <time.h>
 
+#include "io/mapping.h"
+
 /* Guards all below, and every task's refs and next. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER; /* queued something, or ended the last */
@@ -89,7 +91,7 @@ static moon_task *next_task(void) {
 static moon_status run(moon_task *task) {
   if (atomic_load(&task->progress.canceled))
     return moon_fail(&task->err, MOON_ECANCELED, "canceled");
-  return task->run(task, &task->progress, &task->err);
+  return moon_mapping_settle(task->run(task, &task->progress, &task->err), &task->err);
 }
 
 static void *work(void *unused) {
@@ -122,10 +124,14 @@ static void *work_aside(void *unused) {
 }
 
 /* A thread for the life of the process. Neither it nor those that OpenMP starts from it take
- * signals: they belong to the thread that runs Lua. */
+ * signals: they belong to the thread that runs Lua. But for those that mean a fault of the thread
+ * itself. */
 static bool start_thread(const char *name, void *(*body)(void *)) {
+  static const int faults[] = {SIGBUS, SIGSEGV, SIGFPE, SIGILL};
   sigset_t all, before;
   sigfillset(&all);
+  for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
+    sigdelset(&all, faults[i]);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   pthread_t thread;
   bool started = pthread_create(&thread, NULL, body, NULL) == 0;

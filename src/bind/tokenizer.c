@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "bind/bind.h"
-#include "llama/utf8.h"
+#include "utf8.h"
 
 #define TOKENIZER "moonscope.Tokenizer"
 #define DECODER   "moonscope.Decoder"

@@ -5,15 +5,16 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "io/mapping.h"
+
 struct moon_bytes {
   atomic_int refs;
-  void *data;
   size_t size;
-  bool mapped; /* else from malloc */
+  moon_mapping *mapping; /* NULL: of an empty file, or a copy */
+  void *copy;            /* NULL: mapped, or nothing */
 };
 
 static _Atomic int64_t live;
@@ -27,24 +28,23 @@ moon_status moon_fail_os(moon_err *err, const char *path) {
   return moon_fail(err, code, "%s: %s", path, strerror(number));
 }
 
-static void drop(void *data, size_t size, bool mapped) {
-  if (!mapped)
-    free(data);
-  else if (size)
-    munmap(data, size);
+static moon_status new_bytes(moon_bytes **out, size_t size, moon_err *err) {
+  *out = calloc(1, sizeof **out);
+  if (!*out)
+    return moon_fail(err, MOON_ENOMEM, "no memory for %zu bytes", sizeof **out);
+  (*out)->refs = 1;
+  (*out)->size = size;
+  live++;
+  return MOON_OK;
 }
 
-/* Takes over data. */
-static moon_status wrap(moon_bytes **out, void *data, size_t size, bool mapped, moon_err *err) {
-  moon_bytes *bytes = malloc(sizeof *bytes);
-  if (!bytes) {
-    drop(data, size, mapped);
-    return moon_fail(err, MOON_ENOMEM, "no memory for %zu bytes", sizeof *bytes);
+/* Gives up what could not be filled. */
+static moon_status filled(moon_bytes **bytes, moon_status status) {
+  if (status != MOON_OK) {
+    moon_bytes_release(*bytes);
+    *bytes = NULL;
   }
-  *bytes = (moon_bytes){1, data, size, mapped};
-  live++;
-  *out = bytes;
-  return MOON_OK;
+  return status;
 }
 
 static moon_status map(moon_bytes **out, int fd, const char *path, moon_err *err) {
@@ -54,13 +54,10 @@ static moon_status map(moon_bytes **out, int fd, const char *path, moon_err *err
   if (!S_ISREG(stat.st_mode))
     return moon_fail(err, MOON_EINVAL, "%s: not a regular file", path);
   size_t size = (size_t)stat.st_size;
-  void *data = NULL;
-  if (size) {
-    data = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (data == MAP_FAILED)
-      return moon_fail_os(err, path);
-  }
-  return wrap(out, data, size, true, err);
+  moon_status status = new_bytes(out, size, err);
+  if (status == MOON_OK && size)
+    status = filled(out, moon_mapping_open(&(*out)->mapping, fd, size, path, err));
+  return status;
 }
 
 moon_status moon_bytes_open(moon_bytes **out, const char *path, moon_err *err) {
@@ -75,14 +72,14 @@ moon_status moon_bytes_open(moon_bytes **out, const char *path, moon_err *err) {
 
 moon_status moon_bytes_copy(moon_bytes **out, const void *data, size_t size, moon_err *err) {
   *out = NULL;
-  void *copy = NULL;
-  if (size) {
-    copy = malloc(size);
-    if (!copy)
-      return moon_fail(err, MOON_ENOMEM, "no memory for %zu bytes", size);
-    memcpy(copy, data, size);
-  }
-  return wrap(out, copy, size, false, err);
+  moon_status status = new_bytes(out, size, err);
+  if (status != MOON_OK || !size)
+    return status;
+  (*out)->copy = malloc(size);
+  if (!(*out)->copy)
+    return filled(out, moon_fail(err, MOON_ENOMEM, "no memory for %zu bytes", size));
+  memcpy((*out)->copy, data, size);
+  return MOON_OK;
 }
 
 moon_bytes *moon_bytes_retain(moon_bytes *bytes) {
@@ -93,17 +90,27 @@ moon_bytes *moon_bytes_retain(moon_bytes *bytes) {
 void moon_bytes_release(moon_bytes *bytes) {
   if (!bytes || atomic_fetch_sub(&bytes->refs, 1) > 1)
     return;
-  drop(bytes->data, bytes->size, bytes->mapped);
+  if (bytes->mapping)
+    moon_mapping_close(bytes->mapping);
+  free(bytes->copy);
   free(bytes);
   live--;
 }
 
 const uint8_t *moon_bytes_data(const moon_bytes *bytes) {
-  return bytes->data;
+  return bytes->mapping ? moon_mapping_data(bytes->mapping) : bytes->copy;
 }
 
 size_t moon_bytes_size(const moon_bytes *bytes) {
   return bytes->size;
+}
+
+const char *moon_bytes_path(const moon_bytes *bytes) {
+  return bytes->mapping ? moon_mapping_path(bytes->mapping) : "memory";
+}
+
+moon_status moon_bytes_check(const moon_bytes *bytes, moon_status status, moon_err *err) {
+  return bytes->mapping ? moon_mapping_check(bytes->mapping, status, err) : status;
 }
 
 int64_t moon_bytes_live(void) {

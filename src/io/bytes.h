@@ -8,7 +8,9 @@
 typedef struct moon_bytes moon_bytes;
 
 /* Maps a regular file. Owned by the caller: one reference. A directory, a FIFO, a device or an
- * unreadable path fails without blocking; the mapping touches no page. MOON_ENOENT, MOON_EIO,
+ * unreadable path fails without blocking; the mapping touches no page. What is
+ * read of a file that another program cuts off while it is mapped is zeros, and the task that reads
+ * it fails (io/mapping.h); one that is replaced by rename stays as it was. MOON_ENOENT, MOON_EIO,
  * MOON_EINVAL (not a regular file). */
 moon_status moon_bytes_open(moon_bytes **out, const char *path, moon_err *err);
 
@@ -20,6 +22,11 @@ void moon_bytes_release(moon_bytes *bytes); /* NULL is fine; unmaps with the las
 
 const uint8_t *moon_bytes_data(const moon_bytes *bytes); /* borrowed; NULL when the size is 0 */
 size_t moon_bytes_size(const moon_bytes *bytes);
+const char *moon_bytes_path(const moon_bytes *bytes); /* for messages; "memory" of a copy */
+
+/* After parsing: status, or MOON_EIO with the path if the file was cut off meanwhile, so that zeros
+ * were read in the place of its end (io/mapping.h). */
+moon_status moon_bytes_check(const moon_bytes *bytes, moon_status status, moon_err *err);
 
 int64_t moon_bytes_live(void); /* how many there are in the process, for leak checks */
 

@@ -6,7 +6,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "io/npy.h"
 #include "io/reader.h"
+#include "utf8.h"
 
 moon_status moon_checkpoint_new(moon_checkpoint **into, const char *path, moon_err *err) {
   *into = NULL;
@@ -36,10 +38,13 @@ void moon_checkpoint_release(moon_checkpoint *checkpoint) {
     free(checkpoint->metadata[i].key);
     free(checkpoint->metadata[i].value);
   }
+  for (size_t i = 0; i < checkpoint->n_packed; i++)
+    moon_packed_free(checkpoint->packed[i]);
   for (size_t i = 0; i < checkpoint->n_files; i++)
     moon_bytes_release(checkpoint->files[i]);
   free(checkpoint->entries);
   free(checkpoint->metadata);
+  free(checkpoint->packed);
   free(checkpoint->files);
   free(checkpoint->path);
   free(checkpoint);
@@ -67,6 +72,27 @@ moon_status moon_checkpoint_add_file(moon_checkpoint *into, moon_bytes *bytes, m
   if (status == MOON_OK)
     into->files[into->n_files++] = moon_bytes_retain(bytes);
   return status;
+}
+
+moon_status moon_checkpoint_add_packed(moon_checkpoint *into, moon_packed *packed, moon_err *err) {
+  void *all = into->packed;
+  moon_status status = grow(&all, &into->packed_room, into->n_packed, sizeof *into->packed, err);
+  into->packed = all;
+  if (status == MOON_OK)
+    into->packed[into->n_packed++] = packed;
+  else
+    moon_packed_free(packed);
+  return status;
+}
+
+moon_status moon_checkpoint_count_bytes(moon_checkpoint *into, size_t size_bytes,
+                                        const moon_bytes *file, moon_err *err) {
+  size_t in_file = moon_bytes_size(file), most = 4 * in_file + ((size_t)1 << 30);
+  if (size_bytes > most - into->tensor_bytes)
+    return moon_fail(err, MOON_EUNSUPPORTED,
+                     "the tensors add up to more than %zu bytes in a file of %zu", most, in_file);
+  into->tensor_bytes += size_bytes;
+  return MOON_OK;
 }
 
 moon_status moon_checkpoint_add(moon_checkpoint *into, const char *name, const moon_entry *entry,
@@ -157,16 +183,6 @@ moon_status moon_fail_in_tensor(moon_err *err, moon_status code, const char *nam
 
 /* ---- opening ---- */
 
-moon_status moon_safetensors_parse(moon_checkpoint *into, moon_bytes *bytes, moon_err *err) {
-  moon_status status = moon_safetensors_read(into, bytes, err);
-  return status == MOON_OK ? moon_checkpoint_sort(into, err) : status;
-}
-
-moon_status moon_pth_parse(moon_checkpoint *into, moon_bytes *bytes, moon_err *err) {
-  moon_status status = moon_pth_read(into, bytes, err);
-  return status == MOON_OK ? moon_checkpoint_sort(into, err) : status;
-}
-
 /* Files that people take for checkpoints, by their first bytes. */
 static const struct {
   const char *start;
@@ -174,8 +190,6 @@ static const struct {
   moon_status code;
   const char *text;
 } foreign[] = {
-    {"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", 14, MOON_EUNSUPPORTED,
-     "written in PyTorch's form from before 1.6 (no zip); load it there and torch.save it again"},
     {"version https://git-lfs", 23, MOON_EFORMAT,
      "a Git LFS pointer, not the file that it stands for"},
     {"GGUF", 4, MOON_EUNSUPPORTED, "a GGUF file"},
@@ -192,18 +206,47 @@ static moon_status refuse_foreign(const uint8_t *data, size_t size, moon_err *er
   for (size_t i = 0; i < size && i < 8; i++)
     snprintf(hex + 3 * i, 4, " %02x", data[i]);
   return moon_fail(err, MOON_EFORMAT,
-                   "neither safetensors nor a PyTorch zip file; its %zu bytes start with%s", size,
-                   hex);
+                   "not a checkpoint of a known format; its %zu bytes start with%s", size, hex);
+}
+
+static moon_status read_zip(moon_checkpoint *into, moon_bytes *bytes, moon_err *err) {
+  moon_zip zip;
+  moon_status status = moon_zip_read(&zip, bytes, err);
+  if (status == MOON_OK)
+    status = moon_npz_matches(&zip) ? moon_npz_read(into, bytes, &zip, err)
+                                    : moon_pth_read(into, bytes, &zip, err);
+  moon_zip_free(&zip);
+  return status;
 }
 
 static moon_status read_content(moon_checkpoint *into, moon_bytes *bytes, moon_err *err) {
   const uint8_t *data = moon_bytes_data(bytes);
   size_t size = moon_bytes_size(bytes);
   if (size >= 4 && !memcmp(data, "PK\3\4", 4))
-    return moon_pth_read(into, bytes, err);
+    return read_zip(into, bytes, err);
+  if (moon_legacy_matches(data, size))
+    return moon_legacy_read(into, bytes, err);
+  if (moon_npy_matches(data, size))
+    return moon_npy_read(into, bytes, err);
   if (size > 8 && data[8] == '{')
     return moon_safetensors_read(into, bytes, err);
   return refuse_foreign(data, size, err);
+}
+
+static moon_status sorted(moon_checkpoint *into, moon_status status, moon_err *err) {
+  return status == MOON_OK ? moon_checkpoint_sort(into, err) : status;
+}
+
+moon_status moon_safetensors_parse(moon_checkpoint *into, moon_bytes *bytes, moon_err *err) {
+  return sorted(into, moon_safetensors_read(into, bytes, err), err);
+}
+
+moon_status moon_pth_parse(moon_checkpoint *into, moon_bytes *bytes, moon_err *err) {
+  return sorted(into, read_zip(into, bytes, err), err);
+}
+
+moon_status moon_checkpoint_parse(moon_checkpoint *into, moon_bytes *bytes, moon_err *err) {
+  return sorted(into, read_content(into, bytes, err), err);
 }
 
 static moon_status read_file(moon_checkpoint *into, const char *path, moon_err *err) {
@@ -212,8 +255,11 @@ static moon_status read_file(moon_checkpoint *into, const char *path, moon_err *
   if (status != MOON_OK)
     return status;
   status = read_content(into, bytes, err);
+  if (status != MOON_OK)
+    moon_fail_in(err, status, path);
+  status = moon_bytes_check(bytes, status, err);
   moon_bytes_release(bytes);
-  return status == MOON_OK ? status : moon_fail_in(err, status, path);
+  return status;
 }
 
 static bool exists(const char *path) {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * Named tensors in a file: safetensors, a folder of them with model.safetensors.index.json, or
- * PyTorch's zip form (.pth, .pt). Opening reads headers only; data stay in the mapping.
+ * Named tensors in a file: safetensors, a folder of them with model.safetensors.index.json, both of
+ * PyTorch's forms (.pth, .pt), or NumPy's (.npz, .npy). Opening reads headers only; data stay in
+ * the mapping, deflated ones too.
  */
 #ifndef MOON_IO_CHECKPOINT_H
 #define MOON_IO_CHECKPOINT_H
@@ -17,7 +18,9 @@ typedef struct moon_entry {
   int64_t strides[MOON_MAX_RANK]; /* in elements, >= 0; row-major unless a .pth says otherwise */
   size_t size_bytes;              /* of the elements, product of shape * dtype size */
   moon_bytes *bytes;              /* borrowed from the checkpoint: the file that holds the data */
-  size_t offset;                  /* of element [0, ..., 0] in bytes; the whole extent is checked */
+  struct moon_packed *packed;     /* borrowed; NULL: the data lie in the file as they are */
+  size_t offset; /* of element [0, ..., 0] in bytes, in the file or the inflated data; the whole
+                    extent is checked */
 } moon_entry;
 
 typedef struct moon_pair {
@@ -34,7 +37,8 @@ moon_checkpoint *moon_checkpoint_retain(moon_checkpoint *checkpoint);
 void moon_checkpoint_release(moon_checkpoint *checkpoint); /* NULL is fine */
 
 const char *moon_checkpoint_path(const moon_checkpoint *checkpoint);
-const char *moon_checkpoint_format(const moon_checkpoint *checkpoint); /* "safetensors", "pth" */
+const char *moon_checkpoint_format(
+    const moon_checkpoint *checkpoint); /* "safetensors", "pth", "npz", "npy" */
 /* Its bytes, borrowed; NULL where it is in several files. */
 moon_bytes *moon_checkpoint_file(const moon_checkpoint *checkpoint);
 size_t moon_checkpoint_count(const moon_checkpoint *checkpoint);
@@ -49,16 +53,20 @@ bool moon_entry_contiguous(const moon_entry *entry);      /* row-major without g
 const moon_pair *moon_checkpoint_metadata(const moon_checkpoint *checkpoint, size_t *count);
 
 /* Bytes [first, first + size) of the entry's elements in row-major order; both multiples of the
- * element size, within entry->size_bytes. Read the mapping: for the compute thread. */
-void moon_entry_read(const moon_entry *entry, size_t first, size_t size, void *out);
+ * element size, within entry->size_bytes. Read the mapping: for the compute thread. Deflated ones
+ * come fastest from front to back. MOON_EFORMAT (deflated ones that are broken), MOON_ENOMEM. */
+moon_status moon_entry_read(const moon_entry *entry, size_t first, size_t size, void *out,
+                            moon_err *err);
 /* The same in place where they lie so, with *buffer NULL; else in *buffer, which the caller frees.
- * MOON_ENOMEM. */
+ */
 moon_status moon_entry_view(const void **out, void **buffer, const moon_entry *entry, size_t first,
                             size_t size, moon_err *err);
 
 /* Parsers without a disk, for tests and fuzzing: `into` is empty, `bytes` is retained. */
 moon_status moon_checkpoint_new(moon_checkpoint **into, const char *path, moon_err *err);
 moon_status moon_safetensors_parse(moon_checkpoint *into, moon_bytes *bytes, moon_err *err);
-moon_status moon_pth_parse(moon_checkpoint *into, moon_bytes *bytes, moon_err *err);
+moon_status moon_pth_parse(moon_checkpoint *into, moon_bytes *bytes, moon_err *err); /* zip */
+/* Any of them, by its first bytes. */
+moon_status moon_checkpoint_parse(moon_checkpoint *into, moon_bytes *bytes, moon_err *err);
 
 #endif

@@ -55,9 +55,10 @@ static void copy_matrix(uint8_t *out, const uint8_t *source, int64_t rows, int64
   }
 }
 
-/* Walks n elements from the one numbered first: whole rows of the last two dims at once, parts of a
- * row alone. */
-static void gather(const moon_entry *entry, int64_t first, int64_t n, uint8_t *out) {
+/* data: where entry->offset counts from. Walks n elements from the one numbered first: whole rows
+ * of the last two dims at once, parts of a row alone. */
+static void gather(const moon_entry *entry, const uint8_t *data, int64_t first, int64_t n,
+                   uint8_t *out) {
   size_t element_size = moon_dtype_size(entry->dtype);
   const int rank = entry->rank; /* >= 1: a scalar is contiguous */
   const int64_t columns = entry->shape[rank - 1], column_stride = entry->strides[rank - 1];
@@ -74,8 +75,7 @@ static void gather(const moon_entry *entry, int64_t first, int64_t n, uint8_t *o
     bool whole = column == 0 && n >= columns;
     int64_t rows = !whole ? 1 : n / columns < n_rows - row ? n / columns : n_rows - row;
     int64_t width = whole ? columns : n < columns - column ? n : columns - column;
-    const uint8_t *source =
-        moon_bytes_data(entry->bytes) + entry->offset + (size_t)start * element_size;
+    const uint8_t *source = data + entry->offset + (size_t)start * element_size;
     copy_matrix(out, source, rows, width, row_stride, column_stride, element_size);
     out += (size_t)(rows * width) * element_size;
     first += rows * width;
@@ -83,15 +83,35 @@ static void gather(const moon_entry *entry, int64_t first, int64_t n, uint8_t *o
   }
 }
 
-void moon_entry_read(const moon_entry *entry, size_t first, size_t size, void *out) {
-  if (!size)
-    return;
-  if (moon_entry_contiguous(entry)) {
-    memcpy(out, moon_bytes_data(entry->bytes) + entry->offset + first, size);
-    return;
-  }
+static moon_status read_strided(const moon_entry *entry, size_t first, size_t size, void *out,
+                                moon_err *err) {
+  const uint8_t *data = moon_bytes_data(entry->bytes);
+  moon_status status = MOON_OK;
+  if (entry->packed)
+    status = moon_packed_whole(&data, entry->packed, err);
+  if (status != MOON_OK)
+    return status;
   int64_t element_size = (int64_t)moon_dtype_size(entry->dtype); /* strided ones are never opaque */
-  gather(entry, (int64_t)first / element_size, (int64_t)size / element_size, out);
+  gather(entry, data, (int64_t)first / element_size, (int64_t)size / element_size, out);
+  return MOON_OK;
+}
+
+moon_status moon_entry_read(const moon_entry *entry, size_t first, size_t size, void *out,
+                            moon_err *err) {
+  moon_status status = MOON_OK;
+  if (!size)
+    return status;
+  if (!moon_entry_contiguous(entry))
+    status = read_strided(entry, first, size, out, err);
+  else if (entry->packed)
+    status = moon_packed_read(entry->packed, entry->offset + first, size, out, err);
+  else
+    memcpy(out, moon_bytes_data(entry->bytes) + entry->offset + first, size);
+  if (status != MOON_OK) {
+    moon_fail_in_tensor(err, status, entry->name);
+    moon_fail_in(err, status, moon_bytes_path(entry->bytes));
+  }
+  return status;
 }
 
 moon_status moon_entry_view(const void **out, void **buffer, const moon_entry *entry, size_t first,
@@ -100,13 +120,18 @@ moon_status moon_entry_view(const void **out, void **buffer, const moon_entry *e
   *out = NULL;
   if (!size)
     return MOON_OK;
-  if (moon_entry_contiguous(entry)) {
+  if (moon_entry_contiguous(entry) && !entry->packed) {
     *out = moon_bytes_data(entry->bytes) + entry->offset + first;
     return MOON_OK;
   }
-  *out = *buffer = malloc(size);
-  if (!*buffer)
+  void *copy = malloc(size);
+  if (!copy)
     return moon_fail(err, MOON_ENOMEM, "no memory for %zu bytes", size);
-  moon_entry_read(entry, first, size, *buffer);
+  moon_status status = moon_entry_read(entry, first, size, copy, err);
+  if (status != MOON_OK) {
+    free(copy);
+    return status;
+  }
+  *out = *buffer = copy;
   return MOON_OK;
 }

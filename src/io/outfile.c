@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT
 #include "io/outfile.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -18,7 +20,7 @@ static size_t folder_size(const char *path) {
   return slash ? (size_t)(slash + 1 - path) : 0;
 }
 
-/* New at each call, so a leftover of a killed process is passed over. */
+/* New at each call, so that what is there already is passed over. */
 static char *temporary_name(const char *path) {
   static atomic_uint counter;
   size_t folder = folder_size(path), size = folder + 64;
@@ -38,24 +40,83 @@ static moon_status check_target(const char *path, moon_err *err) {
   return MOON_OK;
 }
 
+/* ---- what killed processes left ---- */
+
+static bool is_temporary(const char *name) {
+  long pid;
+  unsigned number;
+  int end = 0;
+  return sscanf(name, ".moonscope-%ld-%u.tmp%n", &pid, &number, &end) == 2 && end && !name[end];
+}
+
+/* Ours, and locked by nobody? Whoever is about to lock it sees that it is gone, and takes another
+ * name. */
+static void remove_if_left(int folder, const char *name) {
+  struct stat file;
+  int fd = openat(folder, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+  if (fd < 0)
+    return;
+  if (!fstat(fd, &file) && S_ISREG(file.st_mode) && file.st_uid == geteuid() &&
+      !flock(fd, LOCK_EX | LOCK_NB))
+    unlinkat(folder, name, 0);
+  close(fd);
+}
+
+/* A folder that cannot be read keeps what is in it. */
+static void remove_leftovers(const char *path) {
+  size_t size = folder_size(path);
+  char *name = size ? strndup(path, size) : strdup(".");
+  DIR *folder = name ? opendir(name) : NULL;
+  free(name);
+  if (!folder)
+    return;
+  for (const struct dirent *entry; (entry = readdir(folder));)
+    if (is_temporary(entry->d_name))
+      remove_if_left(dirfd(folder), entry->d_name);
+  closedir(folder);
+}
+
+/* ---- writing ---- */
+
+/* A file system without locks has nobody who could take the file away either. */
+static bool lock_file(int fd) {
+  struct stat file;
+  flock(fd, LOCK_EX);
+  return fstat(fd, &file) || file.st_nlink > 0;
+}
+
+/* The file under a name that is new; errno says why not. */
+static moon_status create_temporary(moon_outfile *out, moon_err *err) {
+  for (;;) {
+    free(out->temporary);
+    out->temporary = temporary_name(out->path);
+    if (!out->temporary)
+      return moon_fail(err, MOON_ENOMEM, "no memory for a path");
+    out->fd = open(out->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666);
+    if (out->fd >= 0 && lock_file(out->fd))
+      return MOON_OK;
+    if (out->fd >= 0)
+      close(out->fd);
+    else if (errno != EEXIST)
+      break;
+    out->fd = -1;
+  }
+  moon_status status = moon_fail_os(err, out->path);
+  free(out->temporary);
+  out->temporary = NULL;
+  return status;
+}
+
 moon_status moon_outfile_create(moon_outfile *out, const char *path, moon_err *err) {
-  *out = (moon_outfile){.fd = -1};
+  *out = (moon_outfile){.fd = -1, .lock_fd = -1};
   moon_status status = check_target(path, err);
   if (status != MOON_OK)
     return status;
   out->path = strdup(path);
-  do {
-    free(out->temporary);
-    out->temporary = temporary_name(path);
-    if (!out->path || !out->temporary)
-      return moon_fail(err, MOON_ENOMEM, "no memory for a path");
-    out->fd = open(out->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666);
-  } while (out->fd < 0 && errno == EEXIST);
-  if (out->fd >= 0)
-    return MOON_OK;
-  free(out->temporary);
-  out->temporary = NULL;
-  return moon_fail_os(err, path);
+  if (!out->path)
+    return moon_fail(err, MOON_ENOMEM, "no memory for a path");
+  remove_leftovers(path);
+  return create_temporary(out, err);
 }
 
 /* Lets the disk begin with what was just written, so that the sync at the end is short. */
@@ -71,6 +132,8 @@ moon_status moon_outfile_append(moon_outfile *out, const void *data, size_t size
   size_t total = size;
   while (size) {
     ssize_t n = write(out->fd, p, size < WRITE_MAX ? size : WRITE_MAX);
+    if (n < 0 && errno == EFAULT) /* data: pages of a mapping, which the kernel does not signal */
+      return moon_fail(err, MOON_EIO, "%s: the file that it is copied from was cut off", out->path);
     if (n < 0 && errno != EINTR)
       return moon_fail_os(err, out->path);
     if (n > 0) {
@@ -85,11 +148,18 @@ moon_status moon_outfile_append(moon_outfile *out, const void *data, size_t size
 moon_status moon_outfile_seal(moon_outfile *out, moon_err *err) {
   int synced = fsync(out->fd);
   moon_status status = synced ? moon_fail_os(err, out->path) : MOON_OK;
+  out->lock_fd = fcntl(out->fd, F_DUPFD_CLOEXEC, 0);
   if (close(out->fd) && status == MOON_OK)
     status = moon_fail_os(err, out->path);
   out->fd = -1;
   out->sealed = status == MOON_OK;
   return status;
+}
+
+static void release_lock(moon_outfile *out) {
+  if (out->lock_fd >= 0)
+    close(out->lock_fd);
+  out->lock_fd = -1;
 }
 
 static moon_status sync_folder(const char *path, moon_err *err) {
@@ -112,6 +182,7 @@ moon_status moon_outfile_publish(moon_outfile *out, moon_err *err) {
     return moon_fail_os(err, out->path);
   free(out->temporary);
   out->temporary = NULL;
+  release_lock(out);
   return sync_folder(out->path, err);
 }
 
@@ -120,7 +191,8 @@ void moon_outfile_close(moon_outfile *out) {
     close(out->fd);
   if (out->temporary)
     unlink(out->temporary);
+  release_lock(out);
   free(out->temporary);
   free(out->path);
-  *out = (moon_outfile){.fd = -1};
+  *out = (moon_outfile){.fd = -1, .lock_fd = -1};
 }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
  * A file that appears at its name only when it is complete: written under a temporary name in the
- * same folder, then write -> fsync(file) -> rename -> fsync(folder).
+ * same folder, then write -> fsync(file) -> rename -> fsync(folder). Who writes holds a lock on the
+ * temporary file; what lies there without one was left by a killed process, and goes when the next
+ * file of the folder is begun.
  */
 #ifndef MOON_IO_OUTFILE_H
 #define MOON_IO_OUTFILE_H
@@ -11,6 +13,7 @@
 typedef struct moon_outfile {
   char *path, *temporary; /* temporary: NULL once it has been renamed */
   int fd;                 /* -1: closed */
+  int lock_fd;            /* holds the lock from seal to publish; -1: none */
   bool sealed;
 } moon_outfile;
 

@@ -8,6 +8,8 @@
 /* The first four values, made before the pickle is read. */
 enum { REF_NONE = 1, REF_FALSE, REF_TRUE, REF_EMPTY_TUPLE };
 
+#define MEMO_SLACK 256 /* indices that any pickle may use */
+
 typedef struct refs {
   moon_pickle_ref *at;
   size_t n, room;
@@ -18,7 +20,7 @@ typedef struct machine {
   moon_pickle *out;
   const uint8_t *data;
   size_t size, at, op_at; /* op_at: of the opcode in work */
-  size_t n_values, values_room, n_cells, cells_room;
+  size_t values_room, n_cells, cells_room;
   refs stack, marks, memo; /* marks: heights of the stack; memo: 0 where nothing was put */
   const moon_pickle_global *globals;
   size_t n_globals;
@@ -68,12 +70,12 @@ static void push(machine *m, moon_pickle_ref ref) {
 /* The new value's number; 0 after a failure. */
 static moon_pickle_ref new_value(machine *m, moon_pickle_value value) {
   void *values = m->out->values;
-  bool ok = grow(m, &values, &m->values_room, m->n_values + 1, sizeof value);
+  bool ok = grow(m, &values, &m->values_room, m->out->n_values + 1, sizeof value);
   m->out->values = values;
   if (!ok)
     return 0;
-  m->out->values[++m->n_values] = value;
-  return (moon_pickle_ref)m->n_values;
+  m->out->values[++m->out->n_values] = value;
+  return (moon_pickle_ref)m->out->n_values;
 }
 
 static void push_new(machine *m, moon_pickle_value value) {
@@ -171,8 +173,8 @@ static void extend_by(machine *m, moon_pickle_kind kind, size_t n) {
 
 static void put(machine *m, size_t index) {
   moon_pickle_ref ref = top(m);
-  if (index >= m->size) /* a pickle of n bytes cannot put n times: bounds the memo's memory */
-    fail_format(m, "a memo index larger than the pickle");
+  if (index >= m->at + MEMO_SLACK) /* n bytes put n times at most: bounds the memo's memory */
+    fail_format(m, "a memo index far beyond the bytes so far");
   while (m->memo.n <= index && !m->status)
     push_to(m, &m->memo, 0);
   if (!m->status)
@@ -611,7 +613,8 @@ static void check_protocol(machine *m) {
          p[1]);
 }
 
-static void run(machine *m) {
+/* whole: nothing may follow the pickle. */
+static void run(machine *m, bool whole) {
   check_protocol(m);
   new_value(m, (moon_pickle_value){.kind = MOON_PICKLE_NONE});
   new_value(m, (moon_pickle_value){.kind = MOON_PICKLE_BOOL, .integer = 0});
@@ -619,12 +622,13 @@ static void run(machine *m) {
   new_value(m, (moon_pickle_value){.kind = MOON_PICKLE_TUPLE});
   while (!m->status && !m->stopped)
     step(m);
-  if (!m->status && m->at != m->size)
+  if (!m->status && whole && m->at != m->size)
     FAIL(m, MOON_EFORMAT, "pickle: %zu bytes follow its end", m->size - m->at);
 }
 
 moon_status moon_pickle_parse(moon_pickle *out, const uint8_t *data, size_t size,
-                              const moon_pickle_global *globals, size_t n_globals, moon_err *err) {
+                              const moon_pickle_global *globals, size_t n_globals, size_t *used,
+                              moon_err *err) {
   *out = (moon_pickle){.data = data};
   machine m = {.out = out,
                .data = data,
@@ -632,7 +636,9 @@ moon_status moon_pickle_parse(moon_pickle *out, const uint8_t *data, size_t size
                .globals = globals,
                .n_globals = n_globals,
                .err = err};
-  run(&m);
+  run(&m, !used);
+  if (used)
+    *used = m.at;
   free(m.stack.at);
   free(m.marks.at);
   free(m.memo.at);

@@ -67,18 +67,21 @@ typedef struct moon_pickle_cell {
 } moon_pickle_cell;
 
 typedef struct moon_pickle {
-  const uint8_t *data; /* borrowed */
-  moon_pickle_value *values;
+  const uint8_t *data;       /* borrowed */
+  moon_pickle_value *values; /* numbered from 1 to n_values */
+  size_t n_values;
   moon_pickle_cell *cells;
   moon_pickle_ref root;
 } moon_pickle;
 
-/* Reads size (below 4 GiB) bytes, all of them. Owned by the caller (moon_pickle_free), also after a
+/* Reads size (below 4 GiB) bytes, all of them; where `used` is given, up to the pickle's end only,
+ * and *used says how many that were. Owned by the caller (moon_pickle_free), also after a
  * failure; data is borrowed. Memory and time grow with size alone; a value may contain itself.
  * MOON_EFORMAT, MOON_EUNSUPPORTED (a global that is not listed, by name; a call of something else),
  * MOON_ENOMEM; with the byte. */
 moon_status moon_pickle_parse(moon_pickle *out, const uint8_t *data, size_t size,
-                              const moon_pickle_global *globals, size_t n_globals, moon_err *err);
+                              const moon_pickle_global *globals, size_t n_globals, size_t *used,
+                              moon_err *err);
 void moon_pickle_free(moon_pickle *pickle);
 
 #endif

@@ -4,7 +4,9 @@
 #define MOON_IO_READER_H
 
 #include "io/checkpoint.h"
+#include "io/packed.h"
 #include "io/scan.h"
+#include "io/zip.h"
 
 #define MOON_HEADER_MAX 100000000 /* bytes of a safetensors header, an index or a pickle */
 
@@ -18,6 +20,9 @@ struct moon_checkpoint {
   size_t n_metadata, metadata_room;
   moon_bytes **files; /* one reference each */
   size_t n_files, files_room;
+  moon_packed **packed; /* of deflated entries; its own */
+  size_t n_packed, packed_room;
+  size_t tensor_bytes; /* of all tensors that were counted, row-major */
 };
 
 /* The formats: they add the files, entries and metadata of what they read, unsorted. */
@@ -25,10 +30,25 @@ moon_status moon_safetensors_read(moon_checkpoint *into, moon_bytes *bytes, moon
 moon_status moon_shards_read(moon_checkpoint *into,
                              const char *index_path, /* with a folder in it */
                              moon_err *err);
-moon_status moon_pth_read(moon_checkpoint *into, moon_bytes *bytes, moon_err *err);
+moon_status moon_pth_read(moon_checkpoint *into, moon_bytes *bytes, const moon_zip *zip,
+                          moon_err *err);
+moon_status moon_legacy_read(moon_checkpoint *into, moon_bytes *bytes, moon_err *err);
+moon_status moon_npz_read(moon_checkpoint *into, moon_bytes *bytes, const moon_zip *zip,
+                          moon_err *err);
+moon_status moon_npy_read(moon_checkpoint *into, moon_bytes *bytes, moon_err *err);
+
+bool moon_legacy_matches(const uint8_t *data, size_t size); /* PyTorch's form without a zip */
+bool moon_npz_matches(const moon_zip *zip);                 /* it has an entry NAME.npy */
 
 moon_status moon_checkpoint_add_file(moon_checkpoint *into, moon_bytes *bytes,
                                      moon_err *err); /* retains */
+/* Takes over packed, also after a failure. */
+moon_status moon_checkpoint_add_packed(moon_checkpoint *into, moon_packed *packed, moon_err *err);
+/* Small files must not stand for endless ones: what a tensor takes (an expanded one, with stride 0,
+ * or a deflated one is larger than its bytes in the file) is bounded by the file's size.
+ * MOON_EUNSUPPORTED. */
+moon_status moon_checkpoint_count_bytes(moon_checkpoint *into, size_t size_bytes,
+                                        const moon_bytes *file, moon_err *err);
 /* Both copy name, key and value, which must be UTF-8. */
 moon_status moon_checkpoint_add(moon_checkpoint *into, const char *name, const moon_entry *entry,
                                 moon_err *err);

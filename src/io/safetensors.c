@@ -192,13 +192,15 @@ static moon_status check_cover(const moon_entry **entries, size_t n, size_t data
   return MOON_OK;
 }
 
-static moon_status check_layout(const moon_entry *entries, size_t n, size_t data_size,
+/* The same for those that were added from the one numbered first on. */
+static moon_status check_layout(const moon_checkpoint *into, size_t first, size_t data_size,
                                 moon_err *err) {
+  size_t n = into->n_entries - first;
   const moon_entry **sorted = malloc((n ? n : 1) * sizeof *sorted);
   if (!sorted)
     return moon_fail(err, MOON_ENOMEM, "no memory for %zu tensors", n);
   for (size_t i = 0; i < n; i++)
-    sorted[i] = &entries[i];
+    sorted[i] = &into->entries[first + i];
   qsort(sorted, n, sizeof *sorted, compare_offsets);
   moon_status status = check_cover(sorted, n, data_size, err);
   free(sorted);
@@ -235,7 +237,7 @@ static moon_status read_header(moon_checkpoint *into, moon_bytes *bytes, size_t 
     moon_fail_in(err, status, "header");
   moon_scan_close(&scan);
   if (status == MOON_OK)
-    status = check_layout(into->entries + first, into->n_entries - first, data_size, err);
+    status = check_layout(into, first, data_size, err);
   for (size_t i = first; i < into->n_entries; i++)
     into->entries[i].offset += data_start;
   return status;

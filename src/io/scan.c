@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "utf8.h"
+
 #define MAX_DEPTH 64 /* of a value that is skipped */
 
 void moon_scan_open(moon_scan *scan, const uint8_t *data, size_t size, moon_err *err) {
@@ -227,23 +229,4 @@ moon_status moon_scan_end(moon_scan *scan) {
   if (peek_token(scan) >= 0)
     moon_scan_fail(scan, "nothing more");
   return scan->status;
-}
-
-/* Unicode's table 3-7: no overlong form, no surrogate, nothing above U+10FFFF. */
-bool moon_utf8_valid(const char *text, size_t size) {
-  const uint8_t *p = (const uint8_t *)text, *end = p + size;
-  while (p < end) {
-    uint8_t lead = *p++;
-    if (lead < 0x80)
-      continue;
-    int more = lead >= 0xf0 ? 3 : lead >= 0xe0 ? 2 : 1;
-    if (lead < 0xc2 || lead > 0xf4 || end - p < more)
-      return false;
-    uint8_t low = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;
-    uint8_t high = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
-    for (; more; more--, p++, low = 0x80, high = 0xbf)
-      if (*p < low || *p > high)
-        return false;
-  }
-  return true;
 }

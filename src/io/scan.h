@@ -41,6 +41,4 @@ int64_t moon_scan_whole(moon_scan *scan);   /* a whole number >= 0; 0 after a fa
 void moon_scan_skip(moon_scan *scan);       /* a value of any kind */
 moon_status moon_scan_end(moon_scan *scan); /* nothing but blanks is left; the status of it all */
 
-bool moon_utf8_valid(const char *text, size_t size);
-
 #endif

@@ -159,6 +159,7 @@ static moon_status read_shard(moon_checkpoint *into, const char *folder, size_t 
       status = check_entries(into, first, file, m, err);
     if (status != MOON_OK)
       moon_fail_in(err, status, path);
+    status = moon_bytes_check(bytes, status, err);
     moon_bytes_release(bytes);
   }
   free(path);
@@ -197,6 +198,9 @@ moon_status moon_shards_read(moon_checkpoint *into, const char *index_path, moon
   if (status == MOON_OK)
     status = read_files(into, index_path, &m, err);
   free_map(&m);
+  if (status != MOON_OK)
+    moon_fail_in(err, status, index_path);
+  status = moon_bytes_check(bytes, status, err);
   moon_bytes_release(bytes);
-  return status == MOON_OK ? status : moon_fail_in(err, status, index_path);
+  return status;
 }

@@ -7,6 +7,7 @@
 
 #include "io/outfile.h"
 #include "io/reader.h"
+#include "utf8.h"
 
 #define DATA_ALIGNMENT 64
 #define PIECE          ((size_t)1 << 20)
@@ -61,7 +62,15 @@ static int compare_keys(const void *a, const void *b) {
   return strcmp(((const moon_pair *)a)->key, ((const moon_pair *)b)->key);
 }
 
-/* NULL: no memory, or text that is not UTF-8. */
+static bool metadata_valid(const moon_pair *metadata, size_t n) {
+  for (size_t i = 0; i < n; i++)
+    if (!moon_utf8_valid(metadata[i].key, strlen(metadata[i].key)) ||
+        !moon_utf8_valid(metadata[i].value, strlen(metadata[i].value)))
+      return false;
+  return true;
+}
+
+/* NULL: no memory. */
 static json_t *metadata_json(const moon_pair *metadata, size_t n) {
   moon_pair *sorted = malloc((n + 1) * sizeof *sorted);
   json_t *object = json_object();
@@ -118,15 +127,27 @@ static moon_status append(moon_writer *writer, const void *data, size_t size, mo
   return status;
 }
 
+/* NULL: no memory. Into a buffer of the right size, as json_dumps leaves out a key whose text it
+ * had no memory for, and says nothing. */
+static char *dump(const json_t *header, size_t *size) {
+  *size = json_dumpb(header, NULL, 0, JSON_COMPACT);
+  char *text = *size ? malloc(*size) : NULL;
+  if (text && json_dumpb(header, text, *size, JSON_COMPACT) != *size) {
+    free(text);
+    return NULL;
+  }
+  return text;
+}
+
 /* 8 bytes of size, the JSON, and spaces until the data begin at a multiple of DATA_ALIGNMENT. */
 static moon_status write_header(moon_writer *writer, const json_t *header, moon_err *err) {
   static const char spaces[DATA_ALIGNMENT + 1] =
       "                                                                ";
-  char *text = json_dumps(header, JSON_COMPACT);
+  size_t size;
+  char *text = dump(header, &size);
   if (!text)
     return moon_fail(err, MOON_ENOMEM, "no memory for a header");
-  size_t size = strlen(text),
-         padding = (DATA_ALIGNMENT - (8 + size) % DATA_ALIGNMENT) % DATA_ALIGNMENT;
+  size_t padding = (DATA_ALIGNMENT - (8 + size) % DATA_ALIGNMENT) % DATA_ALIGNMENT;
   if (size + padding > MOON_HEADER_MAX) {
     free(text);
     return moon_fail(err, MOON_EINVAL, "a header of %zu bytes, at most %d", size + padding,
@@ -149,9 +170,11 @@ static moon_status start(moon_writer *writer, const place *places, size_t n_plan
                          const moon_pair *metadata, size_t n_metadata, moon_err *err) {
   json_t *header = json_object();
   moon_status status = MOON_OK;
-  if (n_metadata &&
-      json_object_set_new(header, "__metadata__", metadata_json(metadata, n_metadata)))
+  if (!metadata_valid(metadata, n_metadata))
     status = moon_fail(err, MOON_EINVAL, "metadata that is not UTF-8 text");
+  else if (n_metadata &&
+           json_object_set_new(header, "__metadata__", metadata_json(metadata, n_metadata)))
+    status = moon_fail(err, MOON_ENOMEM, "no memory for a header");
   if (status == MOON_OK)
     status = fill_header(header, writer, places, n_plans, err);
   if (status == MOON_OK)

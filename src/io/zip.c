@@ -28,6 +28,9 @@
 #define IN_ZIP64_16 0xffff /* instead of a number that a zip64 field has */
 #define IN_ZIP64_32 0xffffffff
 
+#define STORED   0
+#define DEFLATED 8
+
 #define FLAG_ENCRYPTED   1
 #define FLAG_SIZES_AFTER 8 /* sizes follow the data, 0 in the local header */
 
@@ -68,8 +71,8 @@ static bool ends_agree(const uint8_t *end, const uint8_t *end64) {
 
 /* The directory must reach to its end records, which must end the file. */
 static moon_status find_directory(directory *out, const file *f, moon_err *err) {
-  const uint8_t *end = f->data + f->size - (f->size < END_SIZE ? f->size : END_SIZE);
-  if (f->size < END_SIZE || read_u32(end) != END_MARK || read_u16(end + 20))
+  const uint8_t *end = f->size < END_SIZE ? NULL : f->data + f->size - END_SIZE;
+  if (!end || read_u32(end) != END_MARK || read_u16(end + 20))
     return moon_fail(err, MOON_EFORMAT,
                      "no zip directory at the end of its %zu bytes (truncated, or bytes behind it)",
                      f->size);
@@ -102,6 +105,7 @@ static moon_status find_directory(directory *out, const file *f, moon_err *err) 
 /* What a central record and a local header both have. */
 typedef struct header {
   uint16_t flags, method;
+  uint32_t crc;
   uint64_t packed, unpacked, offset; /* offset: of the local header, in the central record only */
   const uint8_t *name;
   size_t name_size;
@@ -145,6 +149,7 @@ static bool read_header(header *out, const file *f, size_t at, size_t limit, siz
   const uint8_t *common = p + (central ? 8 : 6); /* from the flags on both are alike */
   *out = (header){.flags = read_u16(common),
                   .method = read_u16(common + 2),
+                  .crc = read_u32(common + 8),
                   .packed = read_u32(common + 12),
                   .unpacked = read_u32(common + 16),
                   .offset = central ? read_u32(p + 42) : 0,
@@ -168,10 +173,12 @@ static moon_status check_kind(const header *central, const char *name, moon_err 
     return moon_fail(err, MOON_EFORMAT, "zip entry '%s': a zero byte in its name", name);
   if (central->flags & FLAG_ENCRYPTED)
     return moon_fail(err, MOON_EUNSUPPORTED, "zip entry '%s' is encrypted", name);
-  if (central->method || central->packed != central->unpacked)
+  if (central->method != STORED && central->method != DEFLATED)
     return moon_fail(err, MOON_EUNSUPPORTED,
-                     "zip entry '%s' is compressed (method %d); only stored ones can be used", name,
-                     central->method);
+                     "zip entry '%s' is compressed by method %d; stored and deflated ones are read",
+                     name, central->method);
+  if (central->method == STORED && central->packed != central->unpacked)
+    return moon_fail(err, MOON_EFORMAT, "zip entry '%s': stored, but of two sizes", name);
   return MOON_OK;
 }
 
@@ -186,11 +193,14 @@ static moon_status locate(moon_zip_entry *entry, const header *central, const fi
                      "zip entry '%s': its local header and the directory disagree", entry->name);
   entry->header_offset = (size_t)central->offset;
   entry->offset = entry->header_offset + LOCAL_SIZE + local.name_size + local.extra_size;
-  if (central->unpacked > d->start - entry->offset)
+  if (central->packed > d->start - entry->offset)
     return moon_fail(err, MOON_EFORMAT,
                      "zip entry '%s': %llu bytes at %zu pass the directory at %zu", entry->name,
-                     (unsigned long long)central->unpacked, entry->offset, d->start);
+                     (unsigned long long)central->packed, entry->offset, d->start);
+  entry->packed_bytes = (size_t)central->packed;
   entry->size_bytes = (size_t)central->unpacked;
+  entry->crc = central->crc;
+  entry->deflated = central->method == DEFLATED;
   return MOON_OK;
 }
 
@@ -231,7 +241,7 @@ static moon_status check_layout(moon_zip *zip, moon_err *err) {
     if (i ? entry->header_offset < end : entry->header_offset != 0)
       return moon_fail(err, MOON_EFORMAT, "zip entry '%s' begins at byte %zu, expected %s %zu",
                        entry->name, entry->header_offset, i ? "at least" : "exactly", end);
-    end = entry->offset + entry->size_bytes;
+    end = entry->offset + entry->packed_bytes;
   }
   if (zip->n_entries)
     qsort(zip->entries, zip->n_entries, sizeof *zip->entries, compare_names);

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include "llama/config.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "io/bytes.h"
+#include "io/json.h"
 
 /* Far above any published Llama, low enough that products of two fit into 63 bits. */
 enum { MAX_DIM = 1 << 24, MAX_LAYERS = 4096 };
@@ -178,9 +178,11 @@ static moon_status parse_object(json_t **out, const char *data, size_t size, con
   *out = NULL;
   if (!size)
     return moon_fail(err, MOON_EFORMAT, "%s: empty", name);
-  *out = json_loadb(data, size, JSON_REJECT_DUPLICATES, &at);
-  if (!*out)
-    return moon_fail(err, MOON_EFORMAT, "%s: line %d: %s", name, at.line, at.text);
+  moon_status status = moon_json_load(out, data, size, &at);
+  if (status == MOON_ENOMEM)
+    return moon_fail(err, status, "%s: no memory to read %zu bytes of JSON", name, size);
+  if (status)
+    return moon_fail(err, status, "%s: line %d: %s", name, at.line, at.text);
   if (!json_is_object(*out)) {
     json_decref(*out);
     *out = NULL;
@@ -233,6 +235,9 @@ moon_status moon_llama_config_load(moon_llama_config *out, const char *folder, m
                                    generation ? moon_bytes_size(generation) : 0, err);
   if (status)
     moon_fail_in(err, status, folder);
+  status = moon_bytes_check(config, status, err);
+  if (generation)
+    status = moon_bytes_check(generation, status, err);
 done:
   moon_bytes_release(config);
   moon_bytes_release(generation);

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 #include "llama/tokenizer_parts.h"
-#include "llama/utf8.h"
+#include "utf8.h"
 
 static _Atomic int64_t live;
 

@@ -5,13 +5,12 @@
  * "padding" are passed over: they tell how the file was last used for training, not what a text's
  * ids are.
  */
-#include <errno.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "io/bytes.h"
+#include "io/json.h"
 #include "llama/tokenizer_parts.h"
 
 #define MAX_FILE_BYTES ((size_t)256 << 20) /* the largest published ones have 33 MB */
@@ -402,13 +401,12 @@ static moon_status parse_json(json_t **root, const char *data, size_t size, moon
   *root = NULL;
   if (size > MAX_FILE_BYTES)
     return moon_fail(err, MOON_EFORMAT, "%zu bytes, expected at most %zu", size, MAX_FILE_BYTES);
-  errno = 0;  // jansson reports a failed malloc in many disguises
-  *root = json_loadb(data ? data : "", size, JSON_REJECT_DUPLICATES, &why);
-  if (*root)
-    return MOON_OK;
-  if (errno == ENOMEM)
-    return moon_fail(err, MOON_ENOMEM, "no memory to read %zu bytes of JSON", size);
-  return moon_fail(err, MOON_EFORMAT, "not JSON: %.100s at byte %d", why.text, why.position);
+  moon_status status = moon_json_load(root, data ? data : "", size, &why);
+  if (status == MOON_ENOMEM)
+    return moon_fail(err, status, "no memory to read %zu bytes of JSON", size);
+  if (status)
+    return moon_fail(err, status, "not JSON: %.100s at byte %d", why.text, why.position);
+  return MOON_OK;
 }
 
 moon_status moon_tokenizer_parse(moon_tokenizer **out, const char *data, size_t size,
@@ -439,6 +437,11 @@ moon_status moon_tokenizer_load(moon_tokenizer **out, const char *path, moon_err
     return status;
   status =
       moon_tokenizer_parse(out, (const char *)moon_bytes_data(file), moon_bytes_size(file), err);
+  if (status)
+    moon_fail_in(err, status, path);
+  status = moon_bytes_check(file, status, err);
   moon_bytes_release(file);
-  return status ? moon_fail_in(err, status, path) : MOON_OK;
+  if (status)
+    moon_tokenizer_release(*out), *out = NULL;
+  return status;
 }

@@ -98,21 +98,15 @@ moon_status moon_tensor_new(moon_tensor *out, moon_device *device, moon_dtype dt
   return status;
 }
 
-/* Elements from the first to the last that the strides reach. */
-static size_t extent(const moon_tensor *t) {
-  if (moon_tensor_count(t) == 0)
-    return 0;
-  int64_t last = 0;
-  for (int i = 0; i < t->rank; i++)
-    last += (t->shape[i] - 1) * t->strides[i];
-  return (size_t)last + 1;
-}
-
-static moon_status copy_misaligned(moon_tensor *t, const moon_entry *entry, moon_err *err) {
-  size_t size = extent(t) * moon_dtype_size(t->dtype);
-  moon_status status = storage_new(&t->storage, moon_cpu(), size, err);
-  if (!status && size > 0)
-    memcpy(t->storage->data, moon_bytes_data(entry->bytes) + entry->offset, size);
+/* Row-major numbers of its own: of a deflated or misaligned entry. */
+static moon_status copy_entry(moon_tensor *t, const moon_entry *entry, moon_err *err) {
+  moon_status status = storage_new(&t->storage, moon_cpu(), entry->size_bytes, err);
+  if (status)
+    return status;
+  set_row_major(t);
+  status = moon_entry_read(entry, 0, entry->size_bytes, t->storage->data, err);
+  if (status)
+    storage_release(t->storage);
   return status;
 }
 
@@ -133,8 +127,8 @@ moon_status moon_tensor_from_entry(moon_tensor *out, const moon_entry *entry, mo
   moon_tensor t = {.dtype = entry->dtype, .rank = entry->rank};
   memcpy(t.shape, entry->shape, sizeof t.shape);
   memcpy(t.strides, entry->strides, sizeof t.strides);
-  bool aligned = entry->offset % moon_dtype_size(entry->dtype) == 0;
-  moon_status status = aligned ? map_entry(&t, entry, err) : copy_misaligned(&t, entry, err);
+  bool in_place = !entry->packed && entry->offset % moon_dtype_size(entry->dtype) == 0;
+  moon_status status = in_place ? map_entry(&t, entry, err) : copy_entry(&t, entry, err);
   if (!status)
     *out = t;
   return status;

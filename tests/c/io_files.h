@@ -221,7 +221,7 @@ static inline moon_status parse_and_read(parser parse, const void *data, size_t 
     const moon_entry *entry = moon_checkpoint_entry(checkpoint, i);
     size_t n = entry->size_bytes < 1 << 20 ? entry->size_bytes : 0;
     void *out = malloc(n + 1);
-    moon_entry_read(entry, 0, n, out);
+    moon_entry_read(entry, 0, n, out, NULL);
     free(out);
   }
   moon_checkpoint_release(checkpoint);

@@ -10,7 +10,7 @@
 #include <cmocka.h>
 
 #include "llama/split.h"
-#include "llama/utf8.h"
+#include "utf8.h"
 
 static void utf8_characters(void **state) {
   static const struct {

@@ -9,6 +9,7 @@
 #include <jansson.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "io/writer.h"
@@ -163,7 +164,7 @@ static void refuses_bad_plans(void **state) {
       {"out", twice, 2, NULL, 0, MOON_EINVAL, "tensor 'a' is there twice"},
       {"out", reserved, 1, NULL, 0, MOON_EINVAL,
        "tensor '__metadata__': safetensors keeps that name for itself"},
-      {"out", latin, 1, NULL, 0, MOON_EINVAL, "tensor '\xe9': the name is not UTF-8"},
+      {"out", latin, 1, NULL, 0, MOON_EINVAL, "tensor '?': the name is not UTF-8"},
       {"out", huge, 2, NULL, 0, MOON_EINVAL, "tensor 'b' is too large"},
       {"out", plans, 1, bad_pair, 1, MOON_EINVAL, "metadata that is not UTF-8 text"},
       {"missing/out", plans, 1, NULL, 0, MOON_ENOENT, "missing/out: No such file or directory"},
@@ -215,6 +216,34 @@ static void full_disk_leaves_the_old_file(void **state) {
   unlink("out");
 }
 
+/* Whose writer is gone goes with the next file; a living one's and a stranger's stay. P10 */
+static void removes_what_killed_writers_left(void **state) {
+  (void)state;
+  char sha256[MOON_SHA256_TEXT];
+  moon_writer *first, *second;
+  buffer b = {0};
+  put_line(&b, "half");
+  write_whole(".moonscope-123-4.tmp", &b);
+  write_whole(".moonscope-x-4.tmp", &b);
+  write_whole(".moonscope-123-4.tmp.txt", &b);
+  assert_int_equal(mkfifo(".moonscope-5-6.tmp", 0600), 0);
+  assert_int_equal(moon_writer_create(&first, "first", plans, N_PLANS, NULL, 0, NULL), MOON_OK);
+  assert_int_equal(count_files(), 4);
+  assert_int_not_equal(access(".moonscope-123-4.tmp", F_OK), 0);
+  fill(first, 40, 40, sha256); /* sealed, not published: still its own */
+  assert_int_equal(moon_writer_create(&second, "second", plans, N_PLANS, NULL, 0, NULL), MOON_OK);
+  assert_int_equal(count_files(), 5);
+  assert_int_equal(moon_writer_publish(first, NULL), MOON_OK);
+  moon_writer_release(first);
+  moon_writer_release(second);
+  assert_int_equal(count_files(), 4);
+  unlink("first");
+  unlink(".moonscope-x-4.tmp");
+  unlink(".moonscope-123-4.tmp.txt");
+  unlink(".moonscope-5-6.tmp");
+  free(b.data);
+}
+
 int main(int argc, char **argv) {
   static const struct CMUnitTest tests[] = {
       cmocka_unit_test(writes_sorted_and_aligned),
@@ -222,6 +251,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(needs_exactly_the_bytes),
       cmocka_unit_test(refuses_bad_plans),
       cmocka_unit_test(full_disk_leaves_the_old_file),
+      cmocka_unit_test(removes_what_killed_writers_left),
   };
   if (argc > 1)
     cmocka_set_test_filter(argv[1]);

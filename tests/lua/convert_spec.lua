@@ -245,8 +245,10 @@ end)
 describe("convert.checkpoint", function()
   it("keeps every tensor of every form bit by bit", function()
     local output = folder .. "/out.safetensors"
-    for _, name in ipairs { "dtypes", "strides", "empty", "nested", "tensor", "parameter", "protocol3", "protocol5" } do
-      local path = FIXTURES .. name .. ".pth"
+    for _, name in ipairs { "dtypes", "strides", "empty", "nested", "tensor", "parameter", "protocol3", "protocol5",
+      "legacy_dtypes", "legacy_strides", "legacy_empty", "legacy_nested", "../npz/orders.npz",
+      "../npz/orders_deflated.npz", "../npz/large_deflated.npz", "../npz/dtypes_deflated.npz", "../npz/fortran.npy" } do
+      local path = FIXTURES .. name .. (name:find "npz" and "" or ".pth")
       local result = assert(convert.checkpoint(path, output))
       assert.equal(sha256sum(output), result.sha256)
       assert.same(hashes_of(path), hashes_of(output))
@@ -312,7 +314,6 @@ describe("moonscope convert", function()
   it("fails in one line", function()
     for _, case in ipairs {
       { { GOLDEN .. "float32.pth", "-o", folder }, "not a file of SAE_CONFIGS, so its layer is unknown: give --layer" },
-      { { GOLDEN .. "legacy.pth", "-o", folder .. "/x.safetensors" }, "from before 1.6" },
       { { GOLDEN .. "float32.pth", "-o", folder .. "/x.safetensors", "--layer", "3" },
         "--layer: of no use with -o FILE.safetensors, which interprets nothing" },
       { { GOLDEN .. "float32.pth", "-o", "/proc/x.safetensors" }, "/proc/x.safetensors: No such file or directory" },

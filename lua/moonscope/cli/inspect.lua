@@ -11,7 +11,7 @@ local M = {
 }
 
 function M.configure(parser)
-  parser:argument("file", "A .safetensors, .pth or .pt file, or the folder of a model.")
+  parser:argument("file", "A .safetensors, .pth, .pt, .npz or .npy file, or the folder of a model.")
   parser:flag("--hash", "The sha256 of each tensor's elements (row-major, little endian).")
 end
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
-#include "llama/utf8.h"
+#include "utf8.h"
 
-#include <stdbool.h>
 #include <stdint.h>
 
 static size_t length_from_lead(uint8_t lead) {
@@ -37,6 +36,13 @@ static size_t match(const char *text, size_t size, size_t *length) {
 size_t moon_utf8_char(const char *text, size_t size) {
   size_t length;
   return match(text, size, &length) == length ? length : 0;
+}
+
+bool moon_utf8_valid(const char *text, size_t size) {
+  for (size_t n; size; text += n, size -= n)
+    if (!(n = moon_utf8_char(text, size)))
+      return false;
+  return true;
 }
 
 size_t moon_utf8_whole(const char *text, size_t size) {
