@@ -42,11 +42,14 @@ static moon_status check_target(const char *path, moon_err *err) {
 
 /* ---- what killed processes left ---- */
 
+/* ".moonscope-<pid>-<number>.tmp" */
 static bool is_temporary(const char *name) {
-  long pid;
-  unsigned number;
-  int end = 0;
-  return sscanf(name, ".moonscope-%ld-%u.tmp%n", &pid, &number, &end) == 2 && end && !name[end];
+  static const char prefix[] = ".moonscope-", digits[] = "0123456789";
+  if (strncmp(name, prefix, sizeof prefix - 1) != 0)
+    return false;
+  const char *pid = name + sizeof prefix - 1, *dash = pid + strspn(pid, digits);
+  const char *number = dash + (*dash == '-'), *end = number + strspn(number, digits);
+  return dash > pid && *dash == '-' && end > number && !strcmp(end, ".tmp");
 }
 
 /* Ours, and locked by nobody? Whoever is about to lock it sees that it is gone, and takes another
