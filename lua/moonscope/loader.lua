@@ -4,6 +4,7 @@
 ---formats fit, or the file leaves something open, opening it fails with the question to be answered.
 local checkpoint = require "moonscope.checkpoint"
 local Look = require "moonscope.formats.look"
+local options = require "moonscope.options"
 local places = require "moonscope.places"
 local sae_configs = require "moonscope.sae_configs"
 local uv = require "luv"
@@ -101,7 +102,9 @@ end
 
 local function question(list)
   local parts = {}
-  for i, format in ipairs(list) do parts[i] = ("%s (%s)"):format(format.name, format.what) end
+  for i, format in ipairs(list) do
+    parts[i] = format.what and ("%s (%s)"):format(format.name, format.what) or format.name
+  end
   return ("the tensors fit %s: say which with --format %s"):format(table.concat(parts, ", "), names_of(list, " or "))
 end
 
@@ -119,7 +122,7 @@ local function choose(look, asked)
     look:refuse("EINVAL", "format: asked for %s, but the tensors are those of %s", asked, names_of(fitting, " or "))
   end
   if #fitting == 1 then return fitting[1] end
-  local proven = filter(fitting, function(format) return format.evidence(look) end)
+  local proven = filter(fitting, function(format) return format.evidence and format.evidence(look) end)
   if #proven == 1 then return proven[1] end
   return look:refuse("EINVAL", "%s", question(#proven > 0 and proven or fitting))
 end
@@ -151,9 +154,21 @@ local function set_places(source, format, layer, entry)
   if not source.output and (output_suffix or source.transcodes) then source.output = "" end
 end
 
+local FLOATS = options.names("f64", "f32", "f16", "bf16", "f8_e4m3", "f8_e5m2")
+
+local function check_dtypes(look, source)
+  for _, part in pairs(source.tensors) do
+    for _, name in ipairs(part) do
+      local dtype = look.file:info(name).dtype
+      if not FLOATS[dtype] then look:refuse("EDTYPE", "%s: found dtype %s, expected a float", name, dtype) end
+    end
+  end
+end
+
 local function describe(look, opts, entry)
   local format = choose(look, opts.format or entry and entry.format)
   local source = format.describe(look)
+  check_dtypes(look, source)
   source.file, source.path, source.format = look.file, look.path, format.name
   if opts.input_scale and not look.scale_was_used then
     look:refuse("EINVAL", "--input-scale: of no use: the file says how its input is scaled")

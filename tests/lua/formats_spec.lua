@@ -739,6 +739,15 @@ describe("a file that could be several formats", function()
     end
   end)
 
+  it("has the tensors of two that no config tells apart", function()
+    local w = linear { bias = random("b", D), ["encoder_linear.weight"] = random("e", F, D) }
+    assert.equal("the tensors fit goodfire, dictionary_learning (AutoEncoderNew or JumpReluAutoEncoder, with "
+      .. "config.json beside it): say which with --format goodfire or dictionary_learning",
+      (refused(write("a.safetensors", w))))
+    local sae <close> = assert(ms.load_sae(folder .. "/a.safetensors", { format = "dictionary_learning" }))
+    assert.equal("dictionary_learning", sae.format)
+  end)
+
   it("is asked about on the command line too", function()
     local path = write("a.safetensors", linear { ["decoder.bias"] = random("b", D) })
     local result = process.moonscope { "convert", path, "-o", folder, "--layer", "4" }
@@ -799,6 +808,24 @@ describe("a file that could be several formats", function()
       assert.equal(case[2], message)
       assert.equal("ESHAPE", code)
     end
+  end)
+
+  it("names the tensor that is no float", function()
+    local whole = { { { 1, 2 }, { 3, 4 } }, dtype = "i32" }
+    local message, code = refused(write("a.safetensors", { ["encoder_linear.weight"] = whole,
+      ["encoder_linear.bias"] = random("b", 2), ["decoder_linear.bias"] = random("b", 2) }))
+    assert.same({ "encoder_linear.weight: found dtype i32, expected a float", "EDTYPE" }, { message, code })
+    message, code = refused(write("a.safetensors", linear { b_dec = random("b", D), k = { true, dtype = "bool" } }),
+      { activation = "topk" })
+    assert.same({ "k: found dtype bool, expected a number", "EDTYPE" }, { message, code })
+    local header = '{"encoder.weight":{"dtype":"F32","shape":[1,1],"data_offsets":[0,4]},'
+      .. '"encoder.bias":{"dtype":"F32","shape":[1],"data_offsets":[4,8]},'
+      .. '"decoder.weight":{"dtype":"F32","shape":[1,1],"data_offsets":[8,12]},'
+      .. '"b_dec":{"dtype":"F32","shape":[1],"data_offsets":[12,16]},'
+      .. '"k":{"dtype":"F8_E8M0","shape":[1],"data_offsets":[16,17]}}' -- a dtype that nothing computes with
+    fixtures.write(folder .. "/b.safetensors", ("<s8"):pack(header) .. ("a"):rep(17))
+    message, code = refused(folder .. "/b.safetensors", { activation = "topk" })
+    assert.same({ "k: found dtype f8_e8m0, expected a number", "EDTYPE" }, { message, code })
   end)
 
   it("is looked for in a folder, one only", function()

@@ -3,6 +3,7 @@
 ---config files beside it, and what the caller answered. Whatever does not fit is refused: an error that
 ---is a table { message, code }, which the loader catches.
 local json = require "moonscope.json"
+local options = require "moonscope.options"
 
 local Look = {}
 Look.__index = Look
@@ -57,11 +58,16 @@ function Look:matrix(name, what)
   return shape[1], shape[2]
 end
 
+local NUMBERS = options.names("f64", "f32", "f16", "bf16", "i64", "i32", "i16", "i8", "u64", "u32", "u16", "u8")
+
 ---The one number in a tensor; nil where there is no such tensor.
 ---@return number?
 function Look:scalar(name)
   local info = self.file:info(name)
   if not info then return nil end
+  if not NUMBERS[info.dtype] then
+    self:refuse("EDTYPE", "%s: found dtype %s, expected a number", name, info.dtype)
+  end
   local t <close> = self.file:tensor(name)
   if t:numel() ~= 1 then
     self:refuse("ESHAPE", "%s: found shape %s, expected one number", name, shape_text(info.shape))
