@@ -456,8 +456,8 @@ static void poison(operand *cache, int64_t first) {
  * span's last rows see, has NaN, which no row before may notice. */
 static void prefill(trial *t) {
   static const int64_t rows[] = {1, 7, 64, 130}, groups[] = {1, 2, 4, 8};
-  int64_t M = rows[random_below(4)], group = groups[random_below(4)];
-  int64_t kv_heads = 1 + random_below(2), d_head = 16 * (1 + random_below(8));
+  int64_t M = rows[random_below(4)], group = groups[random_below(M > 64 ? 2 : 4)];
+  int64_t kv_heads = random_below(4) ? 1 : 2, d_head = 16 * (1 + random_below(8));
   t->k = random_below(2) ? random_below(150) : 0;
   int64_t n_ctx = t->k + M + random_below(80);
   int64_t n_clean = random_below(2) ? t->k + M : t->k + random_below(M + 1);

@@ -21,26 +21,39 @@ static inline float host_nan(float value) {
 }
 
 struct host_fragments {
-  uint32_t a[4], b[2];
+  float *c;
+  const uint32_t *a, *b;
 };
 
-static inline void multiply_add(float *c, const uint32_t *a, const uint32_t *b) {
-  host_fragments mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
-  const uint64_t *all = host_exchange((uint64_t)(uintptr_t)&mine);
-  unsigned g = threadIdx.x % 32 / 4, t = threadIdx.x % 4 * 2;
-  for (unsigned k = 0; k < 16; k += 2) {
-    unsigned of = k % 8 / 2, upper = k / 8; /* the lane of the four, and the word, that has k */
-    const uint32_t *left = ((const host_fragments *)all[g * 4 + of])->a + 2 * upper;
-    const uint32_t rows[] = {left[0], left[1]};
-    const uint32_t columns[] = {((const host_fragments *)all[t * 4 + of])->b[upper],
-                                ((const host_fragments *)all[t * 4 + 4 + of])->b[upper]};
-    for (int which = 0; which < 2; which++)
-      for (int i = 0; i < 4; i++) /* the product is exact */
-        c[i] += host_bf16(rows[i / 2], which) * host_bf16(columns[i % 2], which);
+/* For all lanes of a warp. */
+static inline void host_multiply(const uint64_t *warp) {
+  float a[16][16], b[16][8], c[16][8];
+  for (unsigned lane = 0; lane < 32; lane++) {
+    const host_fragments *f = (const host_fragments *)warp[lane];
+    unsigned g = lane / 4, t = lane % 4 * 2;
+    for (unsigned i = 0; i < 8; i++)
+      a[g + i / 2 % 2 * 8][t + i / 4 * 8 + i % 2] = host_bf16(f->a[i / 2], i % 2);
+    for (unsigned i = 0; i < 4; i++) {
+      b[t + i / 2 * 8 + i % 2][g] = host_bf16(f->b[i / 2], i % 2);
+      c[g + i / 2 * 8][t + i % 2] = f->c[i];
+    }
   }
-  for (int i = 0; i < 4; i++)
-    c[i] = host_nan(c[i]);
-  __syncwarp(); /* all have read mine */
+  for (int row = 0; row < 16; row++)
+    for (int k = 0; k < 16; k++)
+      for (int column = 0; column < 8; column++)
+        c[row][column] += a[row][k] * b[k][column]; /* the product is exact */
+  for (unsigned lane = 0; lane < 32; lane++)
+    for (unsigned i = 0; i < 4; i++)
+      ((const host_fragments *)warp[lane])->c[i] =
+          host_nan(c[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2]);
+}
+
+static inline void multiply_add(float *c, const uint32_t *a, const uint32_t *b) {
+  host_fragments mine = {c, a, b};
+  const uint64_t *warp = host_exchange((uint64_t)(uintptr_t)&mine);
+  if (threadIdx.x % 32 == 0)
+    host_multiply(warp);
+  __syncwarp(); /* mine has been read and written */
 }
 
 static inline uint16_t host_matrix_element(const uint64_t *rows, int matrix, unsigned row,
