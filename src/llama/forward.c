@@ -252,7 +252,8 @@ static moon_status attend_span(moon_pass *p, const rows *r, const moon_span *spa
          (status = rows_of(&positions, &p->positions, first, span->n_rows, false, err)) ||
          (status = moon_op_kv_append(k_cache, &k, &positions, err)) ||
          (status = moon_op_kv_append(v_cache, &v, &positions, err)) ||
-         (status = moon_op_attention(&heads, &q, k_cache, v_cache, &positions, scale, err)));
+         (status = moon_op_attention(&heads, &q, k_cache, v_cache, &positions, scale, p->arithmetic,
+                                     err)));
   moon_tensor_release(&q);
   moon_tensor_release(&k);
   moon_tensor_release(&v);

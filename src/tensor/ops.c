@@ -322,7 +322,7 @@ moon_status moon_op_kv_append(const moon_tensor *cache, const moon_tensor *x,
 
 moon_status moon_op_attention(const moon_tensor *out, const moon_tensor *q, const moon_tensor *k,
                               const moon_tensor *v, const moon_tensor *positions, float scale,
-                              moon_err *err) {
+                              moon_arithmetic arithmetic, moon_err *err) {
   const operand operands[] = {{"q", q, F32, {"n_tok", "n_heads", "d_head"}},
                               {"k", k, WEIGHT, {"n_kv_heads", "n_ctx", "d_head"}},
                               {"v", v, 1u << k->dtype, {"n_kv_heads", "n_ctx", "d_head"}},
@@ -332,7 +332,7 @@ moon_status moon_op_attention(const moon_tensor *out, const moon_tensor *q, cons
   if (!status && (k->shape[0] == 0 || q->shape[1] % k->shape[0] != 0))
     status = misfit("attention", &operands[0], &operands[1],
                     ": n_heads is no multiple of n_kv_heads", err);
-  return status ? status : ops_of(out)->attention(out, q, k, v, positions, scale, err);
+  return status ? status : ops_of(out)->attention(out, q, k, v, positions, scale, arithmetic, err);
 }
 
 moon_status moon_op_swiglu(const moon_tensor *out, const moon_tensor *gate, const moon_tensor *up,

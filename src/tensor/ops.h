@@ -97,7 +97,7 @@ struct moon_ops {
                            const moon_tensor *positions, moon_err *err);
   moon_status (*attention)(const moon_tensor *out, const moon_tensor *q, const moon_tensor *k,
                            const moon_tensor *v, const moon_tensor *positions, float scale,
-                           moon_err *err);
+                           moon_arithmetic arithmetic, moon_err *err);
   moon_status (*swiglu)(const moon_tensor *out, const moon_tensor *gate, const moon_tensor *up,
                         moon_err *err);
 
@@ -165,10 +165,11 @@ moon_status moon_op_kv_append(const moon_tensor *cache, const moon_tensor *x,
                               const moon_tensor *positions, moon_err *err);
 /* out, q [n][n_heads][d_head]; k, v caches as above. Query t sees rows 0 .. positions[t]; head h
  * reads kv head h / (n_heads / n_kv_heads). out[t][h] := softmax(scale q k^T) v, everything in f32.
- */
+ * Where the cache is bf16, BF16 lets a backend take scale q and the softmax weights each as the sum
+ * of two bf16, within 2^-17 of it, for its tensor cores; the CPU's do not. */
 moon_status moon_op_attention(const moon_tensor *out, const moon_tensor *q, const moon_tensor *k,
                               const moon_tensor *v, const moon_tensor *positions, float scale,
-                              moon_err *err);
+                              moon_arithmetic arithmetic, moon_err *err);
 /* out := gate / (1 + exp(-gate)) * up, same shapes; out may be gate or up. */
 moon_status moon_op_swiglu(const moon_tensor *out, const moon_tensor *gate, const moon_tensor *up,
                            moon_err *err);

@@ -404,7 +404,8 @@ static void attend(float *y, const float *q, const moon_tensor *k, const moon_te
 
 static moon_status attention(const moon_tensor *out, const moon_tensor *q, const moon_tensor *k,
                              const moon_tensor *v, const moon_tensor *positions, float scale,
-                             moon_err *err) {
+                             moon_arithmetic arithmetic, moon_err *err) {
+  (void)arithmetic;
   int64_t n_heads = q->shape[1], d_head = q->shape[2], n_ctx = k->shape[1],
           group = n_heads / k->shape[0];
   const int32_t *position = moon_tensor_data(positions);

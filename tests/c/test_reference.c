@@ -156,7 +156,7 @@ static void attends_to_the_past(void **state) {
   ok(moon_op_kv_append(cache, T(F32, LIST(1, 1 + log(3) / 2), 2, 1, 1), positions, &err));
   ok(moon_op_kv_append(values, T(F32, LIST(8, 16), 2, 1, 1), positions, &err));
   assert_values(values, LIST(8, 16, 0));
-  ok(moon_op_attention(out, q, cache, values, positions, 1, &err));
+  ok(moon_op_attention(out, q, cache, values, positions, 1, MOON_ARITHMETIC_F32, &err));
   float got[4];
   ok(moon_tensor_read(out, got, &err));
   assert_true(got[0] == 8 && got[1] == 8 && got[2] == 12); /* itself; itself; the mean */

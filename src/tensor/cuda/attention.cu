@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
  * out[t][h] := softmax(scale q k^T) v over the keys 0 .. positions[t], everything in f32, without
- * the matrix of scores in memory.
+ * the matrix of scores in memory. BF16 arithmetic over a bf16 cache is attention_bf16.cu's.
  *
  * The keys of a head are cut into runs of RUN, always at the same places. Within a run a softmax
  * goes over tiles of 32 keys, correcting what it has when a larger score comes; runs are then
@@ -16,20 +16,9 @@
  * The queries of a kv head are numbered [row][head of its group]; a warp owns QUERIES of them, a
  * lane the dims lane, lane + 32, ...: SLOTS of them.
  */
-#include "tensor/cuda/kernel.cuh"
+#include "tensor/cuda/attention.cuh"
 
 enum { TILE = WARP, RUN = 256, WARPS = THREADS / WARP, FEW_ROWS = 16, MOST_D_HEAD = 512 };
-
-struct attention_call {
-  float *out;        /* [n_tok][n_heads][d_head] */
-  const float *q;    /* the same */
-  const void *k, *v; /* [n_kv_heads][n_ctx][d_head] */
-  const int32_t *positions;
-  float *parts; /* few rows: [n_tok][n_heads][n_runs][d_head + 2]: weighted v, top, sum */
-  float scale;
-  int64_t n_tok, n_heads, n_ctx, n_runs;
-  int group, d_head, padded; /* padded: d_head up to a multiple of 4, zeros behind it */
-};
 
 /* A softmax so far, of the warp's queries. */
 template <int QUERIES, int SLOTS>
@@ -222,13 +211,6 @@ __device__ __forceinline__ void attend_run(state<QUERIES, SLOTS> *s, const share
   }
 }
 
-/* Place of a block's query among [n_tok][n_heads]; -1: not there. */
-__device__ __forceinline__ int64_t place_of_query(const attention_call &c, int64_t kv_head,
-                                                  int64_t query) {
-  int64_t t = query / c.group;
-  return t < c.n_tok ? t * c.n_heads + kv_head * c.group + query % c.group : -1;
-}
-
 /* Many rows. Grid (queries, kv heads): a block owns WARPS * QUERIES queries; those with the most
  * keys begin first. */
 template <typename T, int QUERIES, int SLOTS>
@@ -303,47 +285,45 @@ static __global__ void attention_merge_kernel(attention_call c) {
 }
 
 template <typename T, int QUERIES, int SLOTS>
-static moon_status attend_many(cuda_device *d, const attention_call *c, int64_t n_kv_heads,
-                               moon_err *err) {
+static moon_status attend_many(cuda_device *d, const attention_call *c, moon_err *err) {
   int64_t n = c->n_tok * c->group, mine = WARPS * QUERIES;
   return launch(d, "attention", err, attention_kernel<T, QUERIES, SLOTS>,
-                dim3((unsigned)((n + mine - 1) / mine), (unsigned)n_kv_heads), THREADS,
+                dim3((unsigned)((n + mine - 1) / mine), (unsigned)c->n_kv_heads), THREADS,
                 shared_bytes(c, QUERIES), *c);
 }
 
 template <typename T, int SLOTS>
-static moon_status attend_few(cuda_device *d, attention_call *c, int64_t n_kv_heads,
-                              moon_err *err) {
+static moon_status attend_few(cuda_device *d, attention_call *c, moon_err *err) {
   int64_t n = c->n_tok * c->group;
   size_t size = (size_t)(c->n_tok * c->n_heads * c->n_runs * (c->d_head + 2)) * sizeof(float);
   TRY(take_scratch(d, size, (void **)&c->parts, err));
-  TRY(launch(d, "attention", err, attention_run_kernel<T, SLOTS>,
-             dim3((unsigned)c->n_runs, (unsigned)((n + WARPS - 1) / WARPS), (unsigned)n_kv_heads),
-             THREADS, shared_bytes(c, 1), *c));
+  TRY(launch(
+      d, "attention", err, attention_run_kernel<T, SLOTS>,
+      dim3((unsigned)c->n_runs, (unsigned)((n + WARPS - 1) / WARPS), (unsigned)c->n_kv_heads),
+      THREADS, shared_bytes(c, 1), *c));
   return launch(d, "attention", err, attention_merge_kernel,
                 dim3((unsigned)(c->n_tok * c->n_heads)), 128, 0, *c);
 }
 
 template <typename T, int QUERIES, int SLOTS>
-static moon_status attend(cuda_device *d, attention_call *c, int64_t n_kv_heads, moon_err *err) {
+static moon_status attend(cuda_device *d, attention_call *c, moon_err *err) {
   if (c->n_tok <= FEW_ROWS)
-    return attend_few<T, SLOTS>(d, c, n_kv_heads, err);
-  return attend_many<T, QUERIES, SLOTS>(d, c, n_kv_heads, err);
+    return attend_few<T, SLOTS>(d, c, err);
+  return attend_many<T, QUERIES, SLOTS>(d, c, err);
 }
 
 template <typename T>
-static moon_status attend_dtype(cuda_device *d, attention_call *c, int64_t n_kv_heads,
-                                moon_err *err) {
+static moon_status attend_dtype(cuda_device *d, attention_call *c, moon_err *err) {
   if (c->d_head <= 64)
-    return attend<T, 4, 2>(d, c, n_kv_heads, err);
+    return attend<T, 4, 2>(d, c, err);
   if (c->d_head <= 128)
-    return attend<T, 4, 4>(d, c, n_kv_heads, err);
-  return attend<T, 2, MOST_D_HEAD / WARP>(d, c, n_kv_heads, err);
+    return attend<T, 4, 4>(d, c, err);
+  return attend<T, 2, MOST_D_HEAD / WARP>(d, c, err);
 }
 
 static moon_status attention(const moon_tensor *out, const moon_tensor *q, const moon_tensor *k,
                              const moon_tensor *v, const moon_tensor *positions, float scale,
-                             moon_err *err) {
+                             moon_arithmetic arithmetic, moon_err *err) {
   int64_t n_kv_heads = k->shape[0], d_head = q->shape[2];
   if (d_head > MOST_D_HEAD || n_kv_heads > 65535)
     return moon_fail(err, MOON_ESHAPE,
@@ -359,12 +339,15 @@ static moon_status attention(const moon_tensor *out, const moon_tensor *q, const
   c.scale = scale;
   c.n_tok = q->shape[0];
   c.n_heads = q->shape[1];
+  c.n_kv_heads = n_kv_heads;
   c.n_ctx = k->shape[1];
   c.n_runs = (c.n_ctx + RUN - 1) / RUN;
   c.group = (int)(c.n_heads / n_kv_heads);
   c.d_head = (int)d_head;
   c.padded = (int)(d_head + 3) / 4 * 4;
-  WITH_WEIGHT(k->dtype, return attend_dtype<T>(device_of(out), &c, n_kv_heads, err));
+  if (arithmetic == MOON_ARITHMETIC_BF16 && k->dtype == MOON_BF16 && fits_tensor_cores(&c))
+    return attend_on_tensor_cores(device_of(out), &c, err);
+  WITH_WEIGHT(k->dtype, return attend_dtype<T>(device_of(out), &c, err));
 }
 
 void add_attention_ops(moon_ops *table) {

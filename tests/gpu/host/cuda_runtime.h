@@ -24,12 +24,18 @@ struct dim3 {
   unsigned x, y, z;
   dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
+struct float2 {
+  float x, y;
+};
 struct float4 {
   float x, y, z, w;
 };
 struct uint4 {
   unsigned x, y, z, w;
 };
+static inline float2 make_float2(float x, float y) {
+  return float2{x, y};
+}
 static inline float4 make_float4(float x, float y, float z, float w) {
   return float4{x, y, z, w};
 }
@@ -52,12 +58,26 @@ T __shfl_xor_sync(unsigned mask, T value, int offset) {
   return value;
 }
 
+template <typename T>
+T __shfl_sync(unsigned mask, T value, int lane) {
+  uint64_t bits = 0;
+  (void)mask;
+  memcpy(&bits, &value, sizeof value);
+  bits = host_exchange(bits)[lane];
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
 static inline unsigned __ballot_sync(unsigned mask, bool predicate) {
   const uint64_t *all = host_exchange(predicate);
   unsigned bits = 0;
   for (int i = 0; i < 32; i++)
     bits |= (unsigned)all[i] << i;
   return bits & mask;
+}
+
+static inline int __any_sync(unsigned mask, bool predicate) {
+  return __ballot_sync(mask, predicate) != 0;
 }
 
 static inline int __popc(unsigned bits) {
@@ -69,6 +89,12 @@ static inline unsigned atomicAdd(unsigned *at, unsigned n) {
   *at += n;
   return before;
 }
+
+/* Of src/tensor/cuda/tensor_cores.cuh. 16 bytes, or zeros; they arrive when the thread waits. */
+void copy_later(void *to, const void *from, bool there);
+void wait_for_copies(void);
+
+#include "tensor_cores.h"
 
 /*
  * The runtime. The environment says what it is like:

@@ -11,14 +11,27 @@
 
 #include "host.h"
 
-enum { MAX_THREADS = 1024, LANES = 32, STACK_BYTES = 64 << 10, MAX_SHARED = 227 << 10 };
+enum {
+  MAX_THREADS = 1024,
+  LANES = 32,
+  STACK_BYTES = 64 << 10,
+  MAX_SHARED = 227 << 10,
+  MAX_COPIES = 64
+};
 
 enum place { RUNNING, AT_WARP, AT_BLOCK, ENDED };
+
+struct late_copy {
+  void *to;
+  const void *from; /* NULL: zeros */
+};
 
 struct coroutine {
   void *stack, *top; /* top: where it goes on */
   place at;
   int turn; /* which half of the warp's exchange its next call uses */
+  late_copy copies[MAX_COPIES];
+  int n_copies;
 };
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
@@ -92,6 +105,26 @@ const uint64_t *host_exchange(uint64_t bits) {
   return half;
 }
 
+void copy_later(void *to, const void *from, bool there) {
+  coroutine *me = &all[threadIdx.x];
+  if (me->n_copies == MAX_COPIES) {
+    fprintf(stderr, "host grid: a thread began %d copies, expected at most %d\n", MAX_COPIES + 1,
+            MAX_COPIES);
+    abort();
+  }
+  me->copies[me->n_copies++] = late_copy{to, there ? from : NULL};
+}
+
+void wait_for_copies(void) {
+  coroutine *me = &all[threadIdx.x];
+  for (int i = 0; i < me->n_copies; i++)
+    if (me->copies[i].from)
+      memcpy(me->copies[i].to, me->copies[i].from, 16);
+    else
+      memset(me->copies[i].to, 0, 16);
+  me->n_copies = 0;
+}
+
 static void begin(unsigned thread) {
   coroutine *c = &all[thread];
   if (!c->stack) {
@@ -105,6 +138,7 @@ static void begin(unsigned thread) {
   }
   c->at = RUNNING;
   c->turn = 0;
+  c->n_copies = 0;
 }
 
 /* Threads [first, first + n) that wait at `where` go on, if all do that have not ended. */
