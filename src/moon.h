@@ -26,6 +26,7 @@
   X(ESHAPE, "shapes do not fit")                                \
   X(EDTYPE, "dtype does not fit")                               \
   X(EDEVICE, "device missing, failed, or not the one expected") \
+  X(ELOST, "a fault took the device from this process")         \
   X(ENOMEM, "not enough memory")                                \
   X(ERANGE, "index or value out of range")                      \
   X(ECONTEXT, "the context is full")                            \

@@ -134,7 +134,8 @@ struct moon_ops {
                            const moon_tensor *rows, const moon_tensor *w, moon_err *err);
 };
 
-/* Waits until everything enqueued on the device is done and reports the first fault. */
+/* Waits until everything enqueued on the device is done and reports the first fault. MOON_ELOST: no
+ * operation on the device will succeed in this process. */
 moon_status moon_op_sync(moon_device *device, moon_err *err);
 
 /* out := a, element by element; same shape, any strides, any dtypes. To an integer: truncated,

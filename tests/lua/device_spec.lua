@@ -141,6 +141,19 @@ describe("a device", function()
     assert.equal(table.concat(want), out)
   end)
 
+  -- P29: after such a fault CUDA refuses every call of the process.
+  it("with CUDA that is lost says so, again and again, and the CPU goes on", function()
+    local out = on_host [[
+      local ms, uv = require "moonscope", require "luv"
+      local t = ms.ones({ 4 }, { device = "cuda" })
+      uv.os_setenv("MOONSCOPE_LOSE", "2")
+      for _ = 1, 3 do print(select(2, pcall(function() return ((t + t) * 2):totable() end))) end
+      print((ms.ones { 4 } * 2):sum():item())]]
+    local lost = "cuda:0: [%w ]+: an illegal memory access was encountered; the device is lost until the program is started again"
+    assert.equal(3, select(2, out:gsub(lost, "")), out)
+    assert.truthy(out:find "\n8.0\n$", out)
+  end)
+
   it("with CUDA that is full names what is needed and what is free", function()
     refused("cuda", "cuda:0: no memory for a tensor: 32768 bytes are needed, 18944 of 348160 are free",
       { MOONSCOPE_DEVICE_BYTES = 348160 })

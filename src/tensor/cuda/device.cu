@@ -9,12 +9,21 @@ enum { LEAST_MAJOR = 8 }; /* compute capability: bf16 begins there */
 
 static moon_ops table;
 
+/* After a fault such as an illegal address every call of this process fails, until it ends. */
+static bool is_lost(void) {
+  return cudaDeviceSynchronize() != cudaSuccess;
+}
+
 moon_status check_cuda(cuda_device *d, cudaError_t code, const char *what, size_t needed,
                        moon_err *err) {
   size_t free_bytes = 0, total = 0;
   if (code == cudaSuccess)
     return MOON_OK;
   cudaGetLastError(); /* one that does not stick is told once */
+  if (code != cudaErrorMemoryAllocation && is_lost())
+    return moon_fail(err, MOON_ELOST,
+                     "%s: %s: %s; the device is lost until the program is started again", d->name,
+                     what, cudaGetErrorString(code));
   if (code != cudaErrorMemoryAllocation)
     return moon_fail(err, MOON_EDEVICE, "%s: %s: %s", d->name, what, cudaGetErrorString(code));
   cudaMemGetInfo(&free_bytes, &total);

@@ -66,7 +66,7 @@ static inline cuda_device *device_of(const moon_tensor *t) {
 }
 
 /* MOON_OK, or what CUDA says went wrong in `what` (an op's name): MOON_ENOMEM with the bytes needed
- * and free, else MOON_EDEVICE. */
+ * and free, MOON_ELOST after a fault that stays, else MOON_EDEVICE. */
 moon_status check_cuda(cuda_device *d, cudaError_t code, const char *what, size_t needed,
                        moon_err *err);
 

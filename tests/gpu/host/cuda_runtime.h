@@ -100,6 +100,8 @@ void wait_for_copies(void);
 /*
  * The runtime. The environment says what it is like:
  *   MOONSCOPE_FAIL=n           the n-th call from now on that allocates or launches lacks memory
+ *   MOONSCOPE_LOSE=n           the n-th launch from now on reads where nothing is; every call fails
+ *                              from then on
  *   MOONSCOPE_DEVICES=n        number of devices (2)
  *   MOONSCOPE_DEVICE_BYTES=n   memory of all of them together (64 MiB)
  *   MOONSCOPE_CAPABILITY=n     compute capability n.0 (9)
@@ -111,7 +113,8 @@ enum cudaError_t {
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
   cudaErrorInsufficientDriver = 35,
-  cudaErrorNoDevice = 100
+  cudaErrorNoDevice = 100,
+  cudaErrorIllegalAddress = 700
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor, cudaDevAttrComputeCapabilityMinor };
@@ -133,6 +136,7 @@ cudaError_t cudaFree(void *data);
 cudaError_t cudaMallocHost(void **data, size_t size);
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, cudaMemcpyKind kind,
                             cudaStream_t stream);
+cudaError_t cudaDeviceSynchronize(void);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags);

@@ -185,6 +185,7 @@ cudaError_t host_run_grid(const cudaLaunchConfig_t *config, void (*run)(void *),
   unsigned n = config->blockDim.x;
   if (host_fails())
     return cudaErrorMemoryAllocation;
+  host_count_launch();
   if (n == 0 || n > MAX_THREADS || n % LANES || config->dynamicSmemBytes > MAX_SHARED ||
       config->gridDim.y > 65535 || config->gridDim.z > 65535)
     return cudaErrorInvalidValue;

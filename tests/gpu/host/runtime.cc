@@ -28,6 +28,20 @@ bool host_fails(void) {
   return fails;
 }
 
+static bool lost;
+
+void host_count_launch(void) {
+  static long n_launches;
+  long wanted = number_from("MOONSCOPE_LOSE", 0);
+  n_launches = wanted ? n_launches + 1 : 0;
+  lost = lost || (wanted && n_launches == wanted);
+}
+
+/* What a call gives that does its work: nothing works on a lost device. */
+static cudaError_t unless_lost(void) {
+  return lost ? cudaErrorIllegalAddress : cudaSuccess;
+}
+
 static size_t total_bytes(void) {
   return (size_t)number_from("MOONSCOPE_DEVICE_BYTES", 64 << 20);
 }
@@ -65,6 +79,8 @@ cudaError_t cudaGetLastError(void) {
 }
 
 const char *cudaGetErrorString(cudaError_t code) {
+  if (code == cudaErrorIllegalAddress)
+    return "an illegal memory access was encountered";
   return code == cudaErrorNoDevice ? "no CUDA-capable device is detected" : "an error";
 }
 
@@ -129,8 +145,8 @@ static bool place(void **data, size_t size) {
 
 cudaError_t cudaMalloc(void **data, size_t size) {
   size = (size + 255) / 256 * 256;
-  if (host_fails())
-    return cudaErrorMemoryAllocation;
+  if (lost || host_fails())
+    return lost ? cudaErrorIllegalAddress : cudaErrorMemoryAllocation;
   pthread_mutex_lock(&lock);
   if (!arena)
     arena = (char *)mmap(NULL, LARGEST_DEVICE, PROT_READ | PROT_WRITE,
@@ -169,7 +185,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, cudaMemcpyK
   host_begin_work();
   memmove(to, from, size);
   host_end_work();
-  return cudaSuccess;
+  return unless_lost();
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) {
@@ -178,7 +194,11 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t) {
-  return cudaSuccess;
+  return unless_lost();
+}
+
+cudaError_t cudaDeviceSynchronize(void) {
+  return unless_lost();
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned) {
