@@ -15,6 +15,8 @@ lua-argparse      command lines
 lua-cjson         JSON in Lua
 lua-luv           the event loop
 libedit-dev       line editing at the prompt
+libmicrohttpd-dev the HTTP server
+libwslay-dev      WebSocket framing
 libjansson-dev    JSON in the core: headers, config, tokenizer
 libpcre2-dev      the tokenizer's split pattern
 libssl-dev        sha256
