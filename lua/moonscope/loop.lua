@@ -28,6 +28,9 @@ local function guarded(fn)
   end
 end
 
+---For callbacks of luv.
+M.guarded = guarded
+
 ---Ctrl-C raises in `task` while it runs, and wakes the loop while none does. In a plain Lua, whose
 ---own Ctrl-C does not reach into a coroutine, this does nothing.
 local host = package.preload["moonscope.host"] and require "moonscope.host"
