@@ -75,6 +75,7 @@ void http_exchange_resume(http_exchange *x) {
   x->suspended = false;
   epoll_ctl(x->server->epoll_fd, EPOLL_CTL_DEL, x->on->fd, NULL);
   MHD_resume_connection(x->connection);
+  x->server->resumed = true;
 }
 
 /* Ends a connection from this side; libmicrohttpd sees the end of its socket. */

@@ -55,9 +55,11 @@ struct http_server {
   int epoll_fd, listen_fd, port;
   char address[64];
   bool loopback;
+  bool resumed; /* some connection, since the daemon last ran */
   gate_rules rules;
   char **hosts, *token; /* the rules' */
   int limit, n_connections;
+  unsigned n_calls; /* by libmicrohttpd: it comes further */
   http_connection *connections;
   http_websocket *websockets;
 };

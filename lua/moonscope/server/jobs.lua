@@ -103,7 +103,8 @@ function Job:cancel()
   if self.status ~= "running" then return false end
   self.canceled = true
   if self.task then
-    loop.cancel(self.task, errors.new { status = 409, code = "ECANCELED", detail = ("Job %s was cancelled"):format(self.id) })
+    local detail = ("Job %s was cancelled"):format(self.id)
+    loop.cancel(self.task, errors.new { status = 409, code = "ECANCELED", detail = detail })
   end
   return true
 end

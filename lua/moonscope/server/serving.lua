@@ -13,6 +13,7 @@ local Socket = require "moonscope.server.socket"
 local M = {}
 
 local SWEEP_MS = 1000
+local LATER_MS = 20
 local COMMENT_NS = 15 * 1000000000 -- an event stream that is silent for so long says so
 local DRAIN_SECONDS = 10
 local TURN_SECONDS = 10 -- that a handler may run without letting others
@@ -162,7 +163,8 @@ end
 
 local function handle(self, new)
   if self.draining then
-    errors.refuse(503, "ESHUTDOWN", "The server shuts down", nil, { retry_after = 5, headers = { "Connection", "close" } })
+    errors.refuse(503, "ESHUTDOWN", "The server shuts down", nil,
+      { retry_after = 5, headers = { "Connection", "close" } })
   end
   self.app:read(new, new.path)
   if new.route[1] == "WS" then return upgrade(self, new) end
@@ -260,7 +262,13 @@ end
 
 local function pump(self)
   if self.stopped then return end
-  if self.listener:run() then self.again:start(0, 0, self.pump) end
+  local more = self.listener:run()
+  if more == "again" then
+    self.again:start(self.pump)
+  else
+    self.again:stop()
+  end
+  if more == "later" then self.later:start(LATER_MS, 0, self.pump) end
   log.flush()
 end
 
@@ -357,12 +365,15 @@ function M.start(app, listener, hosts, token)
     opened = calling(on_opened), message = calling(on_message), closed = calling(on_closed),
   }, hosts, token)
   self.pump = loop.guarded(function() pump(self) end)
-  self.again = uv.new_timer()
-  local poll, timer = uv.new_poll(listener:fd()), uv.new_timer()
+  self.again, self.later = uv.new_idle(), uv.new_timer()
+  local poll, timer, before_waiting = uv.new_poll(listener:fd()), uv.new_timer(), uv.new_prepare()
   poll:start("r", self.pump)
+  before_waiting:start(loop.guarded(function()
+    if not self.stopped and listener:has_resumed() then pump(self) end
+  end))
   timer:start(SWEEP_MS, SWEEP_MS, loop.guarded(function() sweep(self) end))
   self.handles = signals(self)
-  table.move({ poll, timer, self.again }, 1, 3, #self.handles + 1, self.handles)
+  table.move({ poll, timer, self.again, self.later, before_waiting }, 1, 5, #self.handles + 1, self.handles)
   host_module().limit_turns(TURN_SECONDS)
   return self
 end

@@ -156,11 +156,11 @@ end
 ---@return table entry  { sae =, layer =, path = }
 function M:load_sae(path, options)
   local use = self:enter()
-  local leaving <close> = setmetatable({}, { __close = function() self:leave(coroutine.running()) end })
+  local guard <close> = setmetatable({}, { __close = function() self:leave(coroutine.running()) end })
   local sae, message, code = ms.load_sae(path,
     { model = use.model, dtype = options.dtype or self.options.sae_dtype })
   if not sae then errors.refuse_failure(message, code, "sae_path") end
-  local guard <close> = setmetatable({}, { __close = function(_, failure)
+  local undo <close> = setmetatable({}, { __close = function(_, failure)
     if failure and sae then sae:close() end
   end })
   local layer = options.layer
