@@ -15,7 +15,7 @@ local M = {}
 M.__index = M
 
 ---The families of routes, lua/moonscope/server/routes/NAME.lua; what a family adds overrides those before.
-M.FAMILIES = { "status", "model", "sae", "jobs" }
+M.FAMILIES = { "status", "model", "sae", "jobs", "openai" }
 
 ---@param options table  see server/init.lua
 ---@return table? app

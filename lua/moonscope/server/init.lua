@@ -116,7 +116,8 @@ local function serve(options)
   end
   if ok then running:wait() end
   app:close()
-  return ok or nil, refusal and refusal:text()
+  if not ok then return nil, refusal:text() end
+  return true
 end
 
 ---Serves until SIGTERM or Ctrl-C, then drains.

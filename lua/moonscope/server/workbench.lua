@@ -130,7 +130,7 @@ function M:load_model(name, path)
     set_status(self, "error", message)
     errors.refuse_failure(message, code, "model_name")
   end
-  self.model, self.model_name = model, name
+  self.model, self.model_name, self.loaded_at = model, name, os.time()
   set_status(self, "ready")
 end
 
