@@ -8,13 +8,15 @@ local M = {}
 
 local PATIENCE_MS = 60000 -- a deadline that only a hang reaches
 
----Runs the loop until `done()`; fails where that never comes.
+---Runs the loop until `done()`, which may ask the server; fails where that never comes.
 local function wait_for(what, done)
   local late = false
-  local timer = uv.new_timer()
-  timer:start(PATIENCE_MS, 0, function() late = true end)
+  local patience, tick = uv.new_timer(), uv.new_timer()
+  patience:start(PATIENCE_MS, 0, function() late = true end)
+  tick:start(10, 10, function() end)
   while not late and not done() do uv.run "once" end
-  timer:close()
+  patience:close()
+  tick:close()
   uv.run "nowait"
   if late then error("http: waited in vain for " .. what, 0) end
 end
