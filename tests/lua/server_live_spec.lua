@@ -185,6 +185,8 @@ describe("generation", function()
   end)
 
   it("stops within a token when its client leaves, streaming or waiting (P20)", function()
+    server:request("GET", "/ping")
+    http.wait_for("the log so far", function() return #logged(server, "GET /ping") > 0 end)
     local before = #logged(server, "POST /v1/completions")
     for i = 1, 20 do
       local connection = server:connect()

@@ -18,6 +18,7 @@ M.FIELDS = {
   { "presence_penalty", "number", null = true, min = 0, max = 0 },
   { "frequency_penalty", "number", null = true, min = 0, max = 0 },
   { "stop", "any", null = true },
+  { "ignore_eos", "boolean", null = true, default = false },
   { "stream", "boolean", null = true, default = false },
   { "stream_options", "object", null = true, fields = { { "include_usage", "boolean", default = false } } },
   { "edits", "list", null = true, max_items = 256, item = { "object", fields = edits.FIELDS } },
@@ -191,7 +192,8 @@ function M.write(use, writing, on_piece)
   end
   local reply = model:generate(writing.prompt_ids, {
     max_tokens = args.max_tokens or model:context(), temperature = args.temperature, top_p = args.top_p,
-    top_k = args.top_k, min_p = args.min_p, seed = args.seed or math.random(0, 1 << 52), edits = writing.edits,
+    top_k = args.top_k, min_p = args.min_p, ignore_eos = args.ignore_eos,
+    seed = args.seed or math.random(0, 1 << 52), edits = writing.edits,
     capture = sae and { sae.hook } or nil, on_token = on_token,
   })
   if not stopped then give(filter:rest()) end
