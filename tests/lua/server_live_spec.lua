@@ -270,7 +270,7 @@ it("an address that is taken or none is said in one line", function()
   assert.equal(("moonscope: cannot listen on 127.0.0.1 port %d: Address already in use\n"):format(first.port),
     second.err)
   assert.equal(0, first:stop())
-  local nowhere = http.serve { "--host", "no.such.host.invalid" }
+  local nowhere = http.serve { "--host", "no host" }
   assert.equal(1, nowhere:wait())
-  assert.truthy(nowhere.err:find "^moonscope: no%.such%.host%.invalid: [^\n]+\n$")
+  assert.truthy(nowhere.err:find "^moonscope: no host: [^\n]+\n$")
 end)
