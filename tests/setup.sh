@@ -36,6 +36,8 @@ clang-format-14   the format of C files
 clang-tidy-14     what the compiler does not see
 patchelf          the bundle for machines with a GPU
 valgrind          memory checks of a smoke set
+curl              a client of the server
+wrk               how fast the server is (bench/http.sh)
 strace            which files are opened, which system calls made
 LIST
   # Any node from 18 on will do.

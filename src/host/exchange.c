@@ -7,9 +7,16 @@
 
 #include "host/httpd.h"
 
-#define TYPE "moonscope.Exchange"
+#define TYPE     "moonscope.Exchange"
+#define PREPARED "moonscope.PreparedAnswer"
 
 enum { BLOCK = 16384 };
+
+/* An answer that many exchanges get. */
+typedef struct prepared {
+  struct MHD_Response *response;
+  unsigned status;
+} prepared;
 
 static http_exchange *check(lua_State *L) {
   return luaL_checkudata(L, 1, TYPE);
@@ -24,6 +31,7 @@ http_exchange *http_exchange_new(lua_State *L, http_server *server, http_connect
   luaL_setmetatable(L, TYPE);
   lua_pushvalue(L, -1);
   x->self = luaL_ref(L, LUA_REGISTRYINDEX);
+  x->prepared = LUA_NOREF;
   x->on = on; /* from here on it is over only by http_exchange_end */
   x->connection = connection;
   on->exchange = x;
@@ -92,6 +100,15 @@ void http_exchange_hang_up(http_exchange *x) {
   http_call_back(x->server, "gone", 1);
 }
 
+/* libmicrohttpd has the response, or nobody will. */
+static void let_go(http_exchange *x) {
+  if (x->response && !x->is_prepared)
+    MHD_destroy_response(x->response);
+  x->response = NULL;
+  luaL_unref(x->server->L, LUA_REGISTRYINDEX, x->prepared);
+  x->prepared = LUA_NOREF;
+}
+
 void http_exchange_end(http_exchange *x) {
   http_server *server = x->server;
   bool told = x->state != HTTP_GONE && x->state != HTTP_ANSWERED;
@@ -105,9 +122,7 @@ void http_exchange_end(http_exchange *x) {
   free(x->body);
   free(x->out);
   x->body = x->out = NULL;
-  if (x->response)
-    MHD_destroy_response(x->response);
-  x->response = NULL;
+  let_go(x);
   if (told && x->asked && !whole) { /* the client left while libmicrohttpd was looking */
     lua_rawgeti(server->L, LUA_REGISTRYINDEX, x->self);
     http_call_back(server, "gone", 1);
@@ -124,10 +139,8 @@ enum MHD_Result http_exchange_answer(http_exchange *x) {
     suspend(x);
     return MHD_YES;
   }
-  struct MHD_Response *response = x->response;
-  x->response = NULL;
-  enum MHD_Result result = MHD_queue_response(x->connection, x->status, response);
-  MHD_destroy_response(response);
+  enum MHD_Result result = MHD_queue_response(x->connection, x->status, x->response);
+  let_go(x);
   return result;
 }
 
@@ -179,14 +192,18 @@ static bool add_headers(lua_State *L, int index, struct MHD_Response *response) 
   return ok;
 }
 
+static bool add_head(lua_State *L, struct MHD_Response *response, const char *type, int headers) {
+  return MHD_add_response_header(response, "Content-Type", type) == MHD_YES &&
+         MHD_add_response_header(response, "X-Content-Type-Options", "nosniff") == MHD_YES &&
+         add_headers(L, headers, response);
+}
+
 static int finish_head(lua_State *L, http_exchange *x, struct MHD_Response *response,
                        http_state state) {
   lua_Integer status = lua_tointeger(L, 2);
   if (!response)
     return luaL_error(L, "exchange: no memory for the answer");
-  if (MHD_add_response_header(response, "Content-Type", lua_tostring(L, 3)) != MHD_YES ||
-      MHD_add_response_header(response, "X-Content-Type-Options", "nosniff") != MHD_YES ||
-      !add_headers(L, 5, response)) {
+  if (!add_head(L, response, lua_tostring(L, 3), 5)) {
     MHD_destroy_response(response);
     return luaL_error(L, "exchange: a header is not one");
   }
@@ -214,6 +231,45 @@ static int respond(lua_State *L) {
   return finish_head(L, x,
                      MHD_create_response_from_buffer(size, (void *)body, MHD_RESPMEM_MUST_COPY),
                      HTTP_ANSWERED);
+}
+
+static int prepared_gc(lua_State *L) {
+  prepared *p = luaL_checkudata(L, 1, PREPARED);
+  if (p->response)
+    MHD_destroy_response(p->response);
+  p->response = NULL;
+  return 0;
+}
+
+int http_prepare(lua_State *L) {
+  lua_settop(L, 4);
+  lua_Integer status = luaL_checkinteger(L, 1);
+  size_t size;
+  const char *text = luaL_checklstring(L, 3, &size);
+  luaL_checktype(L, 4, LUA_TTABLE);
+  prepared *p = lua_newuserdatauv(L, sizeof *p, 0);
+  *p = (prepared){.status = (unsigned)status};
+  luaL_setmetatable(L, PREPARED);
+  p->response = MHD_create_response_from_buffer(size, (void *)text, MHD_RESPMEM_MUST_COPY);
+  if (!p->response || !add_head(L, p->response, luaL_checkstring(L, 2), 4))
+    return luaL_error(L, "exchange: no memory for the answer, or a header is not one");
+  return 1;
+}
+
+/* exchange:respond_prepared(prepared) -> true; false: the client is gone */
+static int respond_prepared(lua_State *L) {
+  const prepared *p = luaL_checkudata(L, 2, PREPARED);
+  http_exchange *x = check_open(L);
+  if (!x)
+    return 1;
+  if (!x->inside) { /* it has to live until libmicrohttpd asks */
+    lua_pushvalue(L, 2);
+    x->prepared = luaL_ref(L, LUA_REGISTRYINDEX);
+  }
+  x->is_prepared = true;
+  set_answer(x, p->status, p->response, HTTP_ANSWERED);
+  lua_pushboolean(L, true);
+  return 1;
 }
 
 /* exchange:respond_file(status, content_type, {fd, size}, headers): takes the open file over */
@@ -383,15 +439,25 @@ static int token_in_query(lua_State *L) {
 }
 
 void http_open_exchange(lua_State *L) {
-  static const luaL_Reg methods[] = {{"respond", respond}, {"respond_file", respond_file},
-                                     {"stream", stream},   {"write", write_stream},
-                                     {"finish", finish},   {"drop", drop_exchange},
-                                     {"upgrade", upgrade}, {"header", header},
-                                     {"query", query},     {"body", body},
-                                     {"sent", sent},       {"token_in_query", token_in_query},
+  static const luaL_Reg methods[] = {{"respond", respond},
+                                     {"respond_file", respond_file},
+                                     {"respond_prepared", respond_prepared},
+                                     {"stream", stream},
+                                     {"write", write_stream},
+                                     {"finish", finish},
+                                     {"drop", drop_exchange},
+                                     {"upgrade", upgrade},
+                                     {"header", header},
+                                     {"query", query},
+                                     {"body", body},
+                                     {"sent", sent},
+                                     {"token_in_query", token_in_query},
                                      {NULL, NULL}};
   luaL_newmetatable(L, TYPE);
   luaL_newlib(L, methods);
   lua_setfield(L, -2, "__index");
-  lua_pop(L, 1);
+  luaL_newmetatable(L, PREPARED);
+  lua_pushcfunction(L, prepared_gc);
+  lua_setfield(L, -2, "__gc");
+  lua_pop(L, 2);
 }

@@ -509,7 +509,8 @@ static void open_server(lua_State *L) {
 }
 
 int http_open(lua_State *L) {
-  static const luaL_Reg functions[] = {{"listen", listen_on}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {
+      {"listen", listen_on}, {"prepare", http_prepare}, {NULL, NULL}};
   open_server(L);
   http_open_exchange(L);
   http_open_websocket(L);

@@ -86,6 +86,8 @@ struct http_exchange {
   bool token_in_query;
   struct MHD_Response *response; /* to be given at the next chance */
   unsigned status;
+  bool is_prepared;          /* the response is another's */
+  int prepared;              /* in the registry: whose; LUA_NOREF: it lives long enough */
   const char *method, *path; /* while libmicrohttpd asks */
   char *body;                /* of the request; NULL: none */
   size_t body_size, body_capacity;
@@ -115,6 +117,9 @@ void http_exchange_hang_up(http_exchange *x);
 void http_exchange_end(http_exchange *x);
 /* Lets a suspended connection go on. */
 void http_exchange_resume(http_exchange *x);
+
+/* httpd.prepare(status, content_type, text, headers) -> an answer for exchange:respond_prepared */
+int http_prepare(lua_State *L);
 
 /* exchange:upgrade(): the response that makes a WebSocket of a connection; NULL where the request
  * is none (error: the text says why). */

@@ -7,6 +7,7 @@ local errors = require "moonscope.server.errors"
 local jobs = require "moonscope.server.jobs"
 local log = require "moonscope.server.log"
 local paths = require "moonscope.server.paths"
+local reply = require "moonscope.server.reply"
 local request = require "moonscope.server.request"
 local router = require "moonscope.server.router"
 local workbench = require "moonscope.server.workbench"
@@ -15,7 +16,7 @@ local M = {}
 M.__index = M
 
 ---The families of routes, lua/moonscope/server/routes/NAME.lua; what a family adds overrides those before.
-M.FAMILIES = { "status", "model", "sae", "jobs", "openai" }
+M.FAMILIES = { "status", "model", "sae", "jobs", "openai", "websocket" }
 
 ---@param options table  see server/init.lua
 ---@return table? app
@@ -29,7 +30,7 @@ function M.new(options)
   lists[#lists + 1] = options.routes
   local self = setmetatable({
     router = router.new(lists), paths = data, jobs = jobs.new(), options = options,
-    listeners = {}, n_requests = 0, prefix = ("%06x"):format(math.random(0, 0xFFFFFF)),
+    listeners = {}, n_requests = 0, prefix = ("%06x-"):format(math.random(0, 0xFFFFFF)),
   }, M)
   self.workbench = workbench.new(options, function(bench)
     self:publish("model_status", { status = bench.status, modelName = bench.model_name, error = bench.error })
@@ -49,7 +50,7 @@ end
 
 function M:next_id()
   self.n_requests = self.n_requests + 1
-  return ("%s-%d"):format(self.prefix, self.n_requests)
+  return self.prefix .. self.n_requests
 end
 
 ---A request whose route is found and whose fields are checked. Throws a refusal.
@@ -124,6 +125,7 @@ function M:call(method, target, body, headers)
     return message
   end))
   if new.workbench.answers[coroutine.running()] then new.workbench:leave(coroutine.running()) end
+  if result[1] and reply.is_reply(result[3]) and result[3].kind == "constant" then result[3] = result[3].body end
   if result[1] then return table.unpack(result, 2, result.n) end
   return errors.answer(self:refusal_of(new, result[2], traceback), new.route and new.route.openai)
 end

@@ -26,11 +26,12 @@ end
 
 ---One answered request.
 ---@param route string  as the table of routes names it, so nothing that a client made up
-function M.request(route, status, ms, n_bytes, id)
+function M.request(route, status, ns, n_bytes, id)
   local level = status < 500 and "info" or status == 503 and "warn" or "error"
   if RANK[level] > limit then return end
-  add(level, ('{"level":"%s","route":"%s","status":%d,"ms":%.3f,"bytes":%d,"id":"%s"}\n')
-    :format(level, route, status, ms, n_bytes, id))
+  local us = ns // 1000
+  add(level, ('{"level":"%s","route":"%s","status":%d,"ms":%d.%03d,"bytes":%d,"id":"%s"}\n')
+    :format(level, route, status, us // 1000, us % 1000, n_bytes, id))
 end
 
 ---Anything else: entries are { key, value } pairs.

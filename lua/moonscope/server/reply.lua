@@ -1,9 +1,11 @@
 -- SPDX-License-Identifier: MIT
 ---What a handler returns beside a plain table, which becomes JSON.
+local json = require "moonscope.json"
+
 local M = {}
 
 ---@class moonscope.Reply
----@field kind "events"|"bytes"|"file"
+---@field kind "events"|"bytes"|"file"|"constant"
 
 ---Server-sent events. `produce(send)` runs after the head has gone out, in the request's task:
 ---send(data, event) writes one, a table as JSON, a text as it is, and throws once the client is gone. An
@@ -28,6 +30,13 @@ end
 ---@return moonscope.Reply
 function M.file(path, content_type, filename)
   return setmetatable({ kind = "file", path = path, content_type = content_type, filename = filename }, M)
+end
+
+---A table that never changes, so that it is encoded once; for what is asked for all the time.
+---@param body table
+---@return moonscope.Reply
+function M.constant(body)
+  return setmetatable({ kind = "constant", body = body, text = json.encode(body), prepared = {} }, M)
 end
 
 ---@param value any

@@ -32,7 +32,7 @@ local function route_name(new) return new.route and new.route.name or "-" end
 ---The request is over: it is logged, and its task holds nothing more.
 local function finish(self, new, status, n_bytes)
   self.live[new.raw] = nil
-  log.request(route_name(new), status, (hrtime() - new.start) / 1e6, n_bytes, new.id)
+  log.request(route_name(new), status, hrtime() - new.start, n_bytes, new.id)
   if new.task then self.app.workbench:leave(new.task) end
 end
 
@@ -55,6 +55,17 @@ end
 
 local function disposition(filename)
   return { "Content-Disposition", ('attachment; filename="%s"'):format((filename:gsub('[^%w._-]', "_"))) }
+end
+
+---The response itself is made once, too.
+local function respond_constant(self, new, status, answer)
+  local prepared = answer.prepared[status]
+  if not prepared then
+    prepared = self.prepare(status, JSON_TYPE, answer.text, NO_STORE)
+    answer.prepared[status] = prepared
+  end
+  new.raw:respond_prepared(prepared)
+  finish(self, new, status, #answer.text)
 end
 
 local function respond_file(self, new, status, answer)
@@ -97,6 +108,8 @@ local function send_answer(self, new, status, answer, headers)
   end
   if not reply.is_reply(answer) then
     respond_json(self, new, status, answer, headers)
+  elseif answer.kind == "constant" then
+    respond_constant(self, new, status, answer)
   elseif answer.kind == "events" then
     respond_events(self, new, status, answer, headers)
   elseif answer.kind == "file" then
@@ -190,22 +203,23 @@ local function runs_at_once(self, method, path)
   return route and route.at_once
 end
 
+local last_traceback -- of an error that a handler which never waits did not mean to throw
+
+local function note_traceback(message)
+  last_traceback = not errors.is_refusal(message) and debug.traceback(tostring(message), 2)
+  return message
+end
+
 local function on_request(self, exchange, method, path)
   local new = open_request(self, exchange, method, path)
-  if exchange:token_in_query() and method == "GET" then
-    return send_answer(self, new, take_token(new))
+  if method == "GET" and exchange:token_in_query() then
+    send_answer(self, new, take_token(new))
+  elseif runs_at_once(self, method, path) then
+    local ok, message = xpcall(handle, note_traceback, self, new)
+    if not ok then fail(self, new, message, last_traceback) end
+  else
+    loop.attempt(function(...) fail(self, new, ...) end, in_task, self, new)
   end
-  local function tell(message, traceback) fail(self, new, message, traceback) end
-  if runs_at_once(self, method, path) then
-    local traceback
-    local ok, message = xpcall(handle, function(message)
-      traceback = not errors.is_refusal(message) and debug.traceback(tostring(message), 2)
-      return message
-    end, self, new)
-    if not ok then tell(message, traceback) end
-    return
-  end
-  loop.attempt(tell, in_task, self, new)
 end
 
 local function on_refused(self, exchange, method, path, status, code, detail)
@@ -247,7 +261,7 @@ local function on_opened(self, exchange, websocket)
     self.app.workbench:leave(new.task)
     websocket:close()
   end)
-  log.request(route_name(new), 101, (hrtime() - new.start) / 1e6, 0, new.id)
+  log.request(route_name(new), 101, hrtime() - new.start, 0, new.id)
 end
 
 local function on_message(self, websocket, text) self.sockets[websocket]:take(text) end
@@ -355,7 +369,8 @@ end
 ---@return table serving  :wait() returns once a signal has made it drain
 function M.start(app, listener, hosts, token)
   local self = setmetatable({
-    app = app, listener = listener, live = {}, upgrading = setmetatable({}, { __mode = "k" }), sockets = {},
+    app = app, listener = listener, prepare = require("moonscope.httpd").prepare, live = {},
+    upgrading = setmetatable({}, { __mode = "k" }), sockets = {},
   }, Serving)
   local function calling(fn)
     return function(...) return fn(self, ...) end

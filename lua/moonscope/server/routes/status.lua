@@ -2,10 +2,15 @@
 ---Is the server there, and what does it hold?
 local uv = require "luv"
 local json = require "moonscope.json"
+local reply = require "moonscope.server.reply"
 
-local function health(request)
-  return 200, json.ordered { { "status", "healthy" }, { "model_loaded", request.workbench.model ~= nil } }
+local function healthy(model_loaded)
+  return reply.constant(json.ordered { { "status", "healthy" }, { "model_loaded", model_loaded } })
 end
+
+local with_model, without_model = healthy(true), healthy(false)
+
+local function health(request) return 200, request.workbench.model and with_model or without_model end
 
 local function ping()
   local seconds, microseconds = uv.gettimeofday()
