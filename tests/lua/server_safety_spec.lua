@@ -98,7 +98,7 @@ end)
 
 local ROUTES = { -- of every kind: there, in a task, with a parameter, not there, a WebSocket, preflight
   { "GET", "/health" }, { "GET", "/api/jobs" }, { "POST", "/load-model" }, { "DELETE", "/sae/3" },
-  { "GET", "/nothing/here" }, { "OPTIONS", "/health" }, { "GET", "/jobs/x/events" },
+  { "GET", "/ws" }, { "GET", "/nothing/here" }, { "OPTIONS", "/health" }, { "GET", "/jobs/x/events" },
 }
 
 describe("the Host header (P23)", function()
@@ -246,5 +246,89 @@ describe("slow clients (P17)", function()
     dribble:close()
     for _, connection in ipairs(slow) do connection:close() end
     assert.equal(200, (server:request("GET", "/health")))
+  end)
+end)
+
+describe("many connections (P16)", function()
+  local uv = require "luv"
+
+  local function rss_of(pid)
+    local file = assert(io.open(("/proc/%d/status"):format(pid)))
+    local kilobytes = file:read("a"):match "VmRSS:%s+(%d+)"
+    file:close()
+    return tonumber(kilobytes)
+  end
+
+  it("wait without an error and without much memory", function()
+    local before, idle = rss_of(server.pid), {}
+    for i = 1, 1000 do
+      idle[i] = server:connect()
+      idle[i]:write(head "Host: localhost\r\n")
+    end
+    for i = 1, 1000 do assert.equal(200, (idle[i]:response())) end
+    assert.is_true(rss_of(server.pid) - before < 64 << 10)
+    assert.equal(200, (server:request("GET", "/health")))
+    for i = 1, 1000 do -- each is still there
+      idle[i]:write(head "Host: localhost\r\n")
+    end
+    for i = 1, 1000 do
+      assert.equal(200, (idle[i]:response()))
+      idle[i].socket:close()
+    end
+    uv.run "nowait"
+  end)
+
+  it("above the limit are told so, with JSON", function()
+    local small = http.serve { "--connections", "5" }
+    local held = {}
+    for i = 1, 5 do
+      held[i] = small:connect()
+      held[i]:write(head "Host: localhost\r\n")
+      assert.equal(200, (held[i]:response()))
+    end
+    local status, body, answer = small:request("GET", "/health")
+    assert.same({ 503, "EBUSY" }, { status, body.code })
+    assert.truthy(answer:find("\r\nRetry-After: 1\r\n", 1, true))
+    for i = 1, 5 do held[i]:close() end
+    http.wait_for("a place", function() return (small:request("GET", "/health")) == 200 end)
+    assert.equal(0, small:stop())
+  end)
+end)
+
+describe("the server's own files", function()
+  local function each_file(fn)
+    local pipe = assert(io.popen "find lua/moonscope/server -name '*.lua'")
+    for path in pipe:lines() do
+      local file = assert(io.open(path))
+      fn(path, file:read "a")
+      file:close()
+    end
+    pipe:close()
+  end
+
+  it("run no Lua that came over the network (P27)", function()
+    each_file(function(path, text)
+      for name in text:gmatch "[^%w_.:](%w+)%s*[%(\"']" do
+        local is_routes_file = path:find "server/init%.lua$" and name == "loadfile"
+        local runs_code = name == "load" or name == "loadfile" or name == "dofile" or name == "loadstring"
+        assert.is_true(not runs_code or is_routes_file, path .. ": " .. name)
+      end
+    end)
+  end)
+
+  it("refuse with codes that are listed (P41)", function()
+    local codes = require("moonscope.server.errors").CODES
+    each_file(function(path, text)
+      for code in text:gmatch '"(E%u+)"' do
+        assert.equal("string", type(codes[code]), path .. ": " .. code)
+      end
+    end)
+    for _, code in ipairs { "EHEADER", "EHOST", "EORIGIN", "ETOKEN", "ETOOBIG", "EBUSY" } do -- of src/host/gate.c
+      assert.equal("string", type(codes[code]))
+    end
+    local listed = {}
+    local readme = require("fixtures").read "README.md"
+    for code in readme:match("Codes:(.-)\n\n"):gmatch "`(E%u+)`" do listed[code] = true end
+    for code in pairs(codes) do assert.is_true(listed[code], code .. " is not in the README") end
   end)
 end)

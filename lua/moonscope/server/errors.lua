@@ -5,6 +5,20 @@ local json = require "moonscope.json"
 
 local M = {}
 
+---Every code there is; stable.
+M.CODES = {
+  EINVAL = "a field, a path or the query is wrong", EFORMAT = "not in the format expected: JSON, a checkpoint",
+  EHEADER = "the request's head is malformed or ambiguous", EHOST = "the Host is none of the server's",
+  EORIGIN = "a page of another site", ETOKEN = "the token is missing or wrong", EMEDIA = "a body that is not JSON",
+  ETOOBIG = "the body is too large", EMETHOD = "the route has other methods", ENOENT = "no such thing",
+  EEXIST = "there is one already", ENOMODEL = "no model is loaded", ELOADING = "a model is being loaded",
+  EMODEL = "the model went while the answer ran", EBUSY = "too much at once", ESHUTDOWN = "the server ends",
+  ECANCELED = "it was cancelled", EUNSUPPORTED = "understood, but there is no such thing yet",
+  ESHAPE = "shapes do not fit", EDTYPE = "a dtype does not fit", EDEVICE = "a device failed or is missing",
+  ENOMEM = "not enough memory", ERANGE = "out of range", ECONTEXT = "the context is full",
+  ECLOSED = "it was closed", EIO = "reading or writing failed", EINTERNAL = "a mistake of the server's; see the log",
+}
+
 ---@class moonscope.Refusal
 ---@field status integer
 ---@field code string  stable: "EINVAL", "ENOMODEL", ...
