@@ -8,9 +8,15 @@ local M = {}
 
 local PATIENCE_MS = 60000 -- a deadline that only a hang reaches
 
+local together = false
+
 ---Runs the loop until `done()`, which may ask the server; fails where that never comes.
 local function wait_for(what, done)
   local late = false
+  if together then -- others run meanwhile, and `M.together` sees to the end
+    while not done() do coroutine.yield() end
+    return
+  end
   local patience, tick = uv.new_timer(), uv.new_timer()
   patience:start(PATIENCE_MS, 0, function() late = true end)
   tick:start(10, 10, function() end)
@@ -21,6 +27,35 @@ local function wait_for(what, done)
   if late then error("http: waited in vain for " .. what, 0) end
 end
 M.wait_for = wait_for
+
+---Runs n clients beside each other: fn(i), in which every wait lets the others run.
+---@param seconds number  that they mean to take
+function M.together(n, seconds, fn)
+  local clients = {}
+  for i = 1, n do
+    clients[i] = coroutine.create(function() fn(i) end)
+  end
+  local late, patience, tick = false, uv.new_timer(), uv.new_timer()
+  patience:start(math.ceil(seconds * 1000) + PATIENCE_MS, 0, function() late = true end)
+  tick:start(10, 10, function() end)
+  together = true
+  local failure
+  while next(clients) and not late and not failure do
+    for i, client in pairs(clients) do
+      local ok, message = coroutine.resume(client)
+      if not ok then failure = tostring(message) end
+      if coroutine.status(client) == "dead" then clients[i] = nil end
+    end
+    uv.run "once"
+  end
+  together = false
+  patience:close()
+  tick:close()
+  uv.run "nowait"
+  local _, waiting = next(clients)
+  if late and waiting then failure = debug.traceback(waiting, "http: a client waits in vain") end
+  if failure then error(failure, 0) end
+end
 
 local Server = {}
 Server.__index = Server
@@ -90,7 +125,7 @@ end
 
 function Connection:write(text)
   self.socket:write(text)
-  uv.run "nowait"
+  if not together then uv.run "nowait" end
 end
 
 ---Waits until what has come holds the pattern, or is over. Returns all of it so far.
@@ -112,7 +147,7 @@ function Connection:close(reset)
   else
     self.socket:close()
   end
-  uv.run "nowait"
+  if not together then uv.run "nowait" end
 end
 
 local function length_of(head)

@@ -24,6 +24,12 @@ local function set_status(self, status, error_text)
   self:on_status()
 end
 
+local function check_free(self)
+  if self.status == "loading" then
+    errors.refuse(503, "ELOADING", "A model is being loaded; try again soon", nil, { retry_after = RETRY_SECONDS })
+  end
+end
+
 ---An SAE is closed once it is replaced and no answer uses it.
 local function release(entry)
   if entry.retired and entry.users == 0 then entry.sae:close() end
@@ -64,9 +70,8 @@ function M:enter()
   local task = coroutine.running()
   local use = self.answers[task]
   if use then return use end
-  if self.status == "loading" then
-    errors.refuse(503, "ELOADING", "A model is being loaded; try again soon", nil, { retry_after = RETRY_SECONDS })
-  elseif not self.model then
+  check_free(self)
+  if not self.model then
     errors.refuse(400, "ENOMODEL", "Model not loaded: POST /load-model first")
   elseif self.n_answers >= self.options.max_answers then
     errors.refuse(429, "EBUSY", ("%d answers run already; try again soon"):format(self.n_answers), nil,
@@ -112,15 +117,21 @@ local function free(self)
   collectgarbage()
 end
 
+---Nobody else gets in until this is closed: what was begun is then done, or was cancelled.
+local function alone(self)
+  check_free(self)
+  set_status(self, "loading")
+  return setmetatable({}, { __close = function()
+    if self.status ~= "loading" then return end
+    set_status(self, self.model and "ready" or "error", not self.model and "loading was cancelled" or nil)
+  end })
+end
+
 ---Frees the model that is there, then loads another. Throws a refusal; there is none then.
 ---@param name string  as the client calls it
 ---@param path string  its folder
 function M:load_model(name, path)
-  set_status(self, "loading")
-  local restore <close> = setmetatable({}, { __close = function()
-    if self.status ~= "loading" then return end -- else it was cancelled
-    set_status(self, self.model and "ready" or "error", not self.model and "loading was cancelled" or nil)
-  end })
+  local guard <close> = alone(self)
   empty(self, ("The answer ended: the model %s is being loaded"):format(name))
   free(self)
   local options = self.options
@@ -137,15 +148,10 @@ end
 ---Frees the model and its SAEs. Returns whether there was one.
 ---@return boolean
 function M:unload_model()
-  if self.status == "loading" then
-    errors.refuse(503, "ELOADING", "A model is being loaded; try again soon", nil, { retry_after = RETRY_SECONDS })
-  end
+  local guard <close> = alone(self)
   local loaded = self.model ~= nil
-  if loaded then
-    self.status = "loading" -- nobody gets in meanwhile
-    empty(self, "The answer ended: the model was unloaded")
-    free(self)
-  end
+  empty(self, "The answer ended: the model was unloaded")
+  free(self)
   set_status(self, "idle")
   return loaded
 end
