@@ -12,6 +12,14 @@ typedef struct deciding {
   int n_host, n_length, n_encoding, n_origin, n_site, n_authorization;
 } deciding;
 
+static const deciding nothing = {.host = {"", 0},
+                                 .length = {"", 0},
+                                 .encoding = {"", 0},
+                                 .origin = {"", 0},
+                                 .site = {"", 0},
+                                 .authorization = {"", 0},
+                                 .cookie = {"", 0}};
+
 static const gate_verdict accepted = {0};
 
 static gate_verdict refuse(unsigned status, const char *code, const char *detail) {
@@ -217,7 +225,7 @@ static gate_verdict check_token(const gate_rules *rules, const gate_request *req
 }
 
 gate_verdict gate_check(const gate_rules *rules, const gate_request *request) {
-  deciding d = {0};
+  deciding d = nothing;
   if (request->n_headers > GATE_MAX_HEADERS)
     return refuse(431, "EHEADER", "more than 100 headers");
   if (!is_token((gate_text){request->method, strlen(request->method)}) ||

@@ -29,8 +29,8 @@ static moon_status open_socket(int *fd, const struct addrinfo *a) {
 static void describe(http_listener *out) {
   struct sockaddr_storage storage;
   socklen_t size = sizeof storage;
-  if (getsockname(out->fd, (struct sockaddr *)&storage, &size))
-    memset(&storage, 0, sizeof storage);
+  memset(&storage, 0, sizeof storage);
+  getsockname(out->fd, (struct sockaddr *)&storage, &size);
   char text[INET6_ADDRSTRLEN] = "";
   if (storage.ss_family == AF_INET6) {
     const struct sockaddr_in6 *a = (const struct sockaddr_in6 *)&storage;
