@@ -15,6 +15,8 @@ lua-argparse      command lines
 lua-cjson         JSON in Lua
 lua-luv           the event loop
 libedit-dev       line editing at the prompt
+libmicrohttpd-dev the HTTP server
+libwslay-dev      WebSocket framing
 libjansson-dev    JSON in the core: headers, config, tokenizer
 libpcre2-dev      the tokenizer's split pattern
 libssl-dev        sha256
@@ -37,6 +39,8 @@ clang-format-14   the format of C files
 clang-tidy-14     what the compiler does not see
 patchelf          the bundle for machines with a GPU
 valgrind          memory checks of a smoke set
+curl              a client of the server
+wrk               how fast the server is (bench/http.sh)
 strace            which files are opened, which system calls made
 LIST
   # Any node from 18 on will do.

@@ -9,7 +9,7 @@ local edits = require "moonscope.edits"
 local Llama = core.types.Llama
 
 local OPTIONS = options.names("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "ignore_eos",
-  "edits", "on_token")
+  "edits", "capture", "on_token")
 local MAX_TOKENS = 40
 
 ---A prompt's token ids: a text gets one BOS in front unless it begins with it; a list is taken as it is.
@@ -65,9 +65,11 @@ end
 local function seconds_since(start) return (uv.hrtime() - start) / 1e9 end
 
 ---Writes on after a prompt. Greedy unless a temperature is given. Stops at an end token (which is in
----reply.ids, not in reply.text), after max_tokens, or when the context is full.
+---reply.ids, not in reply.text), after max_tokens, when the context is full, or when on_token returns
+---false. on_token gets the logits that the token was drawn from, and with `capture` the places of the pass
+---that the token went through, which is then made for the last one too.
 ---@param prompt string|integer[]
----@param opts {max_tokens: integer?, temperature: number?, top_k: integer?, top_p: number?, min_p: number?, seed: integer?, ignore_eos: boolean?, edits: moonscope.Edit[]?, on_token: fun(token: {id: integer, text: string})?}?
+---@param opts {max_tokens: integer?, temperature: number?, top_k: integer?, top_p: number?, min_p: number?, seed: integer?, ignore_eos: boolean?, edits: moonscope.Edit[]?, capture: string[]?, on_token: fun(token: {id: integer, text: string, logits: userdata?, captures: table?}): boolean?}?
 ---@return {prompt_ids: integer[], ids: integer[], text: string, finish_reason: "stop"|"length", timings: table, edits: table}
 function Llama:generate(prompt, opts)
   opts = options.check("generate", opts, OPTIONS)
@@ -76,9 +78,11 @@ function Llama:generate(prompt, opts)
   local stream = self.tokenizer and self.tokenizer:stream()
   local reply = { prompt_ids = self:ids_of(prompt), ids = {}, finish_reason = "length" }
   local pieces = {}
-  local function emit(id, text)
-    pieces[#pieces + 1] = text
-    if opts.on_token then opts.on_token { id = id, text = text } end
+  local function emit(token)
+    pieces[#pieces + 1] = token.text
+    if not opts.on_token or opts.on_token(token) ~= false then return true end
+    reply.finish_reason = "stop"
+    return false
   end
 
   local session <close> = self:session()
@@ -93,12 +97,18 @@ function Llama:generate(prompt, opts)
       reply.finish_reason = "stop"
       break
     end
-    emit(id, stream and stream:feed(id) or "")
-    if #reply.ids == max_tokens or session:length() == self:context() then break end
-    logits = session:step(id, { edits = changes }).logits
+    local token = { id = id, text = stream and stream:feed(id) or "", logits = logits }
+    local full = session:length() == self:context()
+    local last = #reply.ids == max_tokens or full
+    if not opts.capture and not emit(token) or last and not opts.capture then break end
+    if not full then
+      local out = session:step(id, { edits = changes, capture = opts.capture })
+      logits, token.captures = out.logits, out.captures
+    end
+    if opts.capture and not emit(token) or last then break end
   end
   local rest = stream and stream:finish() or ""
-  if rest ~= "" then emit(reply.ids[#reply.ids], rest) end
+  if rest ~= "" then emit { id = reply.ids[#reply.ids], text = rest } end
 
   local decode_seconds = seconds_since(decode_start)
   reply.text = table.concat(pieces)

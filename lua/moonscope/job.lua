@@ -34,7 +34,8 @@ function M.await(job, ...)
   local guard <close> = job
   local watcher = watchers[coroutine.running()]
   local tick = watcher and function() watcher(job:progress()) end
-  if job:quick() or not (M.suspend and M.suspend(job, tick)) then wait_in_place(job, tick) end
+  local at_once = job:quick() and core.queue_length() <= 1 -- others before it take their time
+  if at_once or not (M.suspend and M.suspend(job, tick)) then wait_in_place(job, tick) end
   return job:result()
 end
 

@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: MIT
 ---The event loop: many tasks (coroutines) on the Lua thread, none of which blocks it. A task waits by
----yielding: `job.await` for the compute thread, `sleep` for the clock.
+---yielding: `job.await` for the compute thread, `sleep` for the clock, `park` for another task.
 local uv = require "luv"
 local core = require "moonscope.core"
 local job = require "moonscope.job"
@@ -12,7 +12,11 @@ local TICK_MS = 100 -- between two looks at a job's progress
 local alive = {} -- task -> true, until its function is over
 local waiting = {} -- task -> the job that it waits for
 local sleeping = {} -- task -> true
-local failure -- { message } of the first task that failed; ends the loop
+local parked = {} -- task -> true: until somebody wakes it
+local due = {} -- task -> true: woken or canceled, to be resumed at the end of this turn
+local canceled = {} -- task -> { reason }, which every wait of it throws
+local failed = setmetatable({}, { __mode = "k" }) -- task -> who is told of its error
+local failure -- { message } of the first task that failed with nobody to tell; ends the loop
 
 local function fail(message) failure = failure or { message } end
 
@@ -24,6 +28,9 @@ local function guarded(fn)
   end
 end
 
+---For callbacks of luv.
+M.guarded = guarded
+
 ---Ctrl-C raises in `task` while it runs, and wakes the loop while none does. In a plain Lua, whose
 ---own Ctrl-C does not reach into a coroutine, this does nothing.
 local host = package.preload["moonscope.host"] and require "moonscope.host"
@@ -31,19 +38,42 @@ local function interrupt_to(task_or_fd)
   if host and host.interrupt_to(task_or_fd) then fail "interrupted" end
 end
 
+local current -- the task that runs
+
 local function resume(task)
+  local outer = current
+  current = task
   interrupt_to(task)
   local ok, message = coroutine.resume(task)
-  interrupt_to(core.queue_fd())
+  current = outer
+  interrupt_to(outer or core.queue_fd())
   if not ok then
-    fail(message)
+    local tell = failed[task]
+    if tell then
+      guarded(function() tell(message, debug.traceback(task)) end)()
+    else
+      fail(message)
+    end
     coroutine.close(task)
   end
   if coroutine.status(task) == "dead" then
-    alive[task] = nil
-  elseif not waiting[task] and not sleeping[task] then
-    fail "loop: a task yielded by itself, so nothing would wake it; it may await a job or sleep"
+    alive[task], canceled[task] = nil, nil
+  elseif not (waiting[task] or sleeping[task] or parked[task]) then
+    fail "loop: a task yielded by itself, so nothing would wake it; it may await a job, sleep or park"
   end
+end
+
+local function check_canceled(task)
+  local reason = canceled[task]
+  if reason then error(reason[1], 0) end
+end
+
+---Yields until somebody takes the task out of `set` and resumes it.
+local function wait_in(set, task, value)
+  check_canceled(task)
+  set[task] = value
+  coroutine.yield()
+  check_canceled(task)
 end
 
 ---A variable of this kind closes the luv handle when it goes out of scope.
@@ -58,8 +88,7 @@ local function suspend(running_job, tick)
   local timer = tick and uv.new_timer()
   local guard <close> = timer and closing(timer)
   if timer then timer:start(TICK_MS, TICK_MS, guarded(tick)) end
-  waiting[task] = running_job
-  coroutine.yield()
+  wait_in(waiting, task, running_job)
   return true
 end
 
@@ -71,19 +100,66 @@ local function wake_up()
     if its_job:done() then ready[#ready + 1] = task end
   end
   for _, task in ipairs(ready) do
-    waiting[task] = nil
-    resume(task)
+    if waiting[task] then -- not canceled by one before it
+      waiting[task] = nil
+      resume(task)
+    end
   end
+end
+
+local function start(tell, fn, arguments)
+  assert(job.suspend, "loop.spawn: the loop does not run")
+  local task = coroutine.create(function() fn(table.unpack(arguments, 1, arguments.n)) end)
+  alive[task] = true
+  failed[task] = tell
+  resume(task)
+  return task
 end
 
 ---Starts a task beside the others; `run` returns when all are over.
 ---@param fn function  called with the further arguments
-function M.spawn(fn, ...)
-  assert(job.suspend, "loop.spawn: the loop does not run")
-  local arguments = table.pack(...)
-  local task = coroutine.create(function() fn(table.unpack(arguments, 1, arguments.n)) end)
-  alive[task] = true
-  resume(task)
+---@return thread task
+function M.spawn(fn, ...) return start(nil, fn, table.pack(...)) end
+
+---The same, but its error ends neither the loop nor the others: it is told to `tell`, outside of the task.
+---@param tell fun(message: any, traceback: string)
+---@param fn function
+---@return thread task
+function M.attempt(tell, fn, ...) return start(tell, fn, table.pack(...)) end
+
+---Waits until somebody wakes this task.
+function M.park()
+  local task = coroutine.running()
+  assert(alive[task], "loop.park: called outside of a task")
+  wait_in(parked, task, true)
+end
+
+---Lets a parked task go on, at the end of this turn. Any other is left as it is.
+---@param task thread
+function M.wake(task)
+  if parked[task] then parked[task], due[task] = nil, true end
+end
+
+---Throws `reason` in a task where it waits, at the end of this turn, and at each further wait of it.
+---@param task thread
+---@param reason any
+function M.cancel(task, reason)
+  if not alive[task] or canceled[task] then return end
+  canceled[task] = { reason }
+  if waiting[task] or sleeping[task] or parked[task] then
+    waiting[task], sleeping[task], parked[task] = nil, nil, nil
+    due[task] = true
+  end
+end
+
+local function resume_due()
+  while next(due) do
+    local tasks = due
+    due = {}
+    for task in pairs(tasks) do
+      if alive[task] then resume(task) end
+    end
+  end
 end
 
 ---Lets the other tasks run for `ms` milliseconds.
@@ -96,10 +172,12 @@ function M.sleep(ms)
   end
   local timer = uv.new_timer()
   local guard <close> = closing(timer)
-  timer:start(math.ceil(ms), 0, function() resume(task) end)
-  sleeping[task] = true
-  coroutine.yield()
-  sleeping[task] = nil
+  timer:start(math.ceil(ms), 0, function()
+    if not sleeping[task] then return end -- canceled meanwhile
+    sleeping[task] = nil
+    resume(task)
+  end)
+  wait_in(sleeping, task, true)
 end
 
 ---Whether the caller is a task, so that it may sleep and spawn.
@@ -137,7 +215,7 @@ local function stop_tasks()
   for task in pairs(alive) do
     coroutine.close(task) -- cancels the job that it waits for
   end
-  alive, waiting, sleeping = {}, {}, {}
+  alive, waiting, sleeping, parked, due, canceled = {}, {}, {}, {}, {}, {}
 end
 
 ---Runs fn(...) as a task until it and everything that it spawned are over; returns its results. The
@@ -153,7 +231,10 @@ function M.run(fn, ...)
   job.suspend = suspend
   local results
   M.spawn(function(...) results = table.pack(fn(...)) end, ...)
-  while next(alive) and not failure do uv.run "once" end
+  while next(alive) and not failure do
+    uv.run "once"
+    resume_due()
+  end
   stop_tasks()
   job.suspend = nil
 

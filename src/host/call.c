@@ -2,11 +2,13 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
+#include <sys/time.h>
 #include <time.h>
 
 #include "host/host.h"
 
 static lua_State *volatile running; /* what Ctrl-C raises an error in; NULL: it wakes wake_fd */
+static volatile sig_atomic_t turns, seen_turn, seen_times, turn_limit; /* see on_tick */
 static volatile sig_atomic_t wake_fd, interrupted;
 static volatile time_t interrupted_at; /* seconds of the monotonic clock */
 
@@ -51,7 +53,35 @@ static void on_interrupt(int signal_number) {
     eventfd_write(wake_fd, 1);
 }
 
+static void raise_overrun(lua_State *L, lua_Debug *ar) {
+  (void)ar;
+  lua_pushliteral(L, "ran for too long without letting others run");
+  lua_error(L); /* the hook stays: a pcall around it is raised in too */
+}
+
+/* Each second: a coroutine that has run since turn_limit looks ago is ended. */
+static void on_tick(int signal_number) {
+  (void)signal_number;
+  lua_State *L = running;
+  seen_times = L && turns == seen_turn ? seen_times + 1 : 0;
+  seen_turn = turns;
+  if (seen_times >= turn_limit && L)
+    lua_sethook(L, raise_overrun, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
+}
+
+int host_limit_turns(lua_State *L) {
+  turn_limit = (sig_atomic_t)luaL_checkinteger(L, 1);
+  struct sigaction action = {.sa_handler = turn_limit ? on_tick : SIG_IGN, .sa_flags = SA_RESTART};
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGALRM, &action, NULL);
+  const time_t second = turn_limit ? 1 : 0;
+  const struct itimerval each_second = {{second, 0}, {second, 0}};
+  setitimer(ITIMER_REAL, &each_second, NULL);
+  return 0;
+}
+
 int host_interrupt_to(lua_State *L) {
+  turns = (turns + 1) & 0xFFFF;
   if (lua_isthread(L, 1)) {
     running = lua_tothread(L, 1);
   } else {

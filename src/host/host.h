@@ -20,6 +20,13 @@ int host_call(lua_State *L, int n_args, int n_results);
  */
 int host_interrupt_to(lua_State *L);
 
+/*
+ * A Lua function: limit_turns(seconds) ends, by an error that it cannot catch for long, a coroutine
+ * that has run for that long since interrupt_to named it; 0: none. C functions that do not return
+ * are not seen.
+ */
+int host_limit_turns(lua_State *L);
+
 /* The signal that ended the last call; 0: none did. */
 int host_interrupted(void);
 

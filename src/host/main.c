@@ -14,6 +14,7 @@
 
 #include "bind/bind.h"
 #include "host/host.h"
+#include "host/httpd.h"
 
 enum { EXIT_USAGE = 2, EXIT_SIGNAL = 128 /* and the signal's number, as shells have it */ };
 
@@ -31,8 +32,10 @@ static int set_log_level(lua_State *L) {
 
 /* require "moonscope.host": what only the program has */
 static int open_host(lua_State *L) {
-  static const luaL_Reg functions[] = {
-      {"set_log_level", set_log_level}, {"interrupt_to", host_interrupt_to}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"set_log_level", set_log_level},
+                                       {"interrupt_to", host_interrupt_to},
+                                       {"limit_turns", host_limit_turns},
+                                       {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;
 }
@@ -210,6 +213,8 @@ static int protected_main(lua_State *L) {
   lua_setfield(L, -2, "moonscope.core");
   lua_pushcfunction(L, open_host);
   lua_setfield(L, -2, "moonscope.host");
+  lua_pushcfunction(L, http_open);
+  lua_setfield(L, -2, "moonscope.httpd");
   lua_pop(L, 1);
   drop_relative_modules(L);
   add_own_folder(L);

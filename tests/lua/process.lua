@@ -10,7 +10,8 @@ local PATIENCE_MS = 100000
 M.program = os.getenv "MOONSCOPE" or "build/release/bin/moonscope"
 M.module = os.getenv "MOONSCOPE_MODULE" or "build/release/lib/moonscope.so"
 
-local function environment(changes)
+---The environment with changes, as uv.spawn takes it.
+function M.environment(changes)
   local variables = uv.os_environ()
   for name, value in pairs(changes or {}) do
     variables[name] = value or nil -- false removes it
@@ -37,7 +38,7 @@ function M.run(program, arguments, options)
   child, pid = uv.spawn(program, {
     args = arguments,
     stdio = pipes,
-    env = environment(options.env),
+    env = M.environment(options.env),
   }, function(code, signal)
     result.code, result.signal, result.ms = code, signal, (uv.hrtime() - start) / 1e6
     child:close()

@@ -1,0 +1,145 @@
+-- SPDX-License-Identifier: MIT
+---Routes over a workbench, without a socket: a request in, status and body out. The server calls it, and
+---so do tests: `app:call("POST", "/load-model", { model_name = "tiny" })`.
+local json = require "moonscope.json"
+local loop = require "moonscope.loop"
+local errors = require "moonscope.server.errors"
+local jobs = require "moonscope.server.jobs"
+local log = require "moonscope.server.log"
+local paths = require "moonscope.server.paths"
+local reply = require "moonscope.server.reply"
+local request = require "moonscope.server.request"
+local router = require "moonscope.server.router"
+local workbench = require "moonscope.server.workbench"
+
+local M = {}
+M.__index = M
+
+---The families of routes, lua/moonscope/server/routes/NAME.lua; what a family adds overrides those before.
+M.FAMILIES = { "status", "model", "sae", "jobs", "openai", "websocket" }
+
+---@param options table  see server/init.lua
+---@return table? app
+---@return string? message
+---@return string? code
+function M.new(options)
+  local data, message, code = paths.new(options.data or { "." })
+  if not data then return nil, message, code end
+  local lists = {}
+  for i, name in ipairs(M.FAMILIES) do lists[i] = require("moonscope.server.routes." .. name) end
+  lists[#lists + 1] = options.routes
+  local self = setmetatable({
+    router = router.new(lists), paths = data, jobs = jobs.new(), options = options,
+    listeners = {}, n_requests = 0, prefix = ("%06x-"):format(math.random(0, 0xFFFFFF)),
+  }, M)
+  self.workbench = workbench.new(options, function(bench)
+    self:publish("model_status", { status = bench.status, modelName = bench.model_name, error = bench.error })
+  end)
+  return self
+end
+
+---Tells every WebSocket that listens (routes/websocket.lua): {"type": kind, "data": data, ...more}.
+---@param kind string
+---@param data table
+---@param more table?  fields beside type and data
+function M:publish(kind, data, more)
+  local message = { type = kind, data = data }
+  for key, value in pairs(more or {}) do message[key] = value end
+  for listener in pairs(self.listeners) do listener(message) end
+end
+
+function M:next_id()
+  self.n_requests = self.n_requests + 1
+  return self.prefix .. self.n_requests
+end
+
+---A request whose route is found and whose fields are checked. Throws a refusal.
+---@param raw table  see request.lua
+---@param id string
+---@param method string
+---@param path string
+---@return moonscope.Request
+function M:open(raw, id, method, path)
+  local new = request.new(self, raw, id, method)
+  self:read(new, path)
+  return new
+end
+
+---The same for a request that is there already.
+---@param new moonscope.Request
+---@param path string
+function M:read(new, path)
+  local route, parameters = self.router:find(new.method, path)
+  new.route = route
+  request.read(new, parameters)
+end
+
+---The refusal for whatever a handler threw; what it did not mean to throw is logged.
+---@param new moonscope.Request
+---@param message any
+---@param traceback string
+---@return moonscope.Refusal
+function M.refusal_of(_, new, message, traceback)
+  if errors.is_refusal(message) then return message end
+  log.write("error", {
+    { "id", new.id }, { "route", new.route and new.route.name }, { "error", tostring(message) },
+    { "traceback", traceback },
+  })
+  return errors.internal(new.id)
+end
+
+-- For tests
+
+local function raw_of(query, body, headers)
+  if type(body) == "table" then body = json.encode(body) end
+  local lower = { ["content-type"] = body and "application/json" or nil }
+  for name, value in pairs(headers or {}) do lower[name:lower()] = value or nil end
+  local list = {}
+  for name, value in (query or ""):gmatch "([^&=]+)=?([^&]*)" do
+    list[#list + 1], list[#list + 2] = name, value
+  end
+  return {
+    header = function(_, name) return lower[name:lower()] end,
+    query = function() return list end,
+    body = function() return body or "" end,
+  }
+end
+
+---Answers one request in the current task; the loop must run where the handler starts a job.
+---@param method string
+---@param target string  path?query
+---@param body table|string|nil  a table is sent as JSON
+---@param headers table<string, string>?
+---@return integer status
+---@return table body  or a reply
+---@return string[]? headers
+function M:call(method, target, body, headers)
+  local path, query = target:match "^([^?]*)%??(.*)$"
+  local new = request.new(self, raw_of(query, body, headers), self:next_id(), method)
+  local traceback
+  local result = table.pack(xpcall(function()
+    self:read(new, path)
+    return new.route[3](new)
+  end, function(message)
+    traceback = debug.traceback(tostring(message), 2)
+    return message
+  end))
+  if new.workbench.answers[coroutine.running()] then new.workbench:leave(coroutine.running()) end
+  if result[1] and reply.is_reply(result[3]) and result[3].kind == "constant" then result[3] = result[3].body end
+  if result[1] then return table.unpack(result, 2, result.n) end
+  return errors.answer(self:refusal_of(new, result[2], traceback), new.route and new.route.openai)
+end
+
+---Ends every job and waits for them, then frees everything.
+function M:close()
+  for _, job in ipairs(self.jobs.list) do
+    job:cancel()
+    pcall(job.wait, job)
+  end
+  self.workbench:close()
+end
+
+---loop's own, for who has only the app
+M.spawn = loop.attempt
+
+return M

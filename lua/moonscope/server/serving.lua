@@ -1,0 +1,396 @@
+-- SPDX-License-Identifier: MIT
+---An app on the network: exchanges of the C half (src/host/httpd.h) become requests, and what handlers
+---return goes out on them.
+local uv = require "luv"
+local json = require "moonscope.json"
+local loop = require "moonscope.loop"
+local errors = require "moonscope.server.errors"
+local log = require "moonscope.server.log"
+local reply = require "moonscope.server.reply"
+local request = require "moonscope.server.request"
+local Socket = require "moonscope.server.socket"
+
+local M = {}
+
+local SWEEP_MS = 1000
+local LATER_MS = 20
+local COMMENT_NS = 15 * 1000000000 -- an event stream that is silent for so long says so
+local DRAIN_SECONDS = 10
+local TURN_SECONDS = 10 -- that a handler may run without letting others
+
+local JSON_TYPE = "application/json"
+local NO_STORE = { "Cache-Control", "no-store" }
+local GONE = {} -- thrown in a task whose client left
+
+local Serving = {}
+Serving.__index = Serving
+
+local hrtime = uv.hrtime
+
+local function route_name(new) return new.route and new.route.name or "-" end
+
+---The request is over: it is logged, and its task holds nothing more.
+local function finish(self, new, status, n_bytes)
+  self.live[new.raw] = nil
+  log.request(route_name(new), status, hrtime() - new.start, n_bytes, new.id)
+  if new.task then self.app.workbench:leave(new.task) end
+end
+
+local function respond(self, new, status, content_type, text, headers)
+  new.raw:respond(status, content_type, text, headers or NO_STORE)
+  finish(self, new, status, #text)
+end
+
+local function respond_json(self, new, status, body, headers)
+  respond(self, new, status, JSON_TYPE, json.encode(body), headers)
+end
+
+local function respond_refusal(self, new, refusal)
+  local openai = new.route and new.route.openai or new.path:find "^/v1/" ~= nil
+  local status, body, headers = errors.answer(refusal, openai)
+  respond_json(self, new, status, body, headers)
+end
+
+-- Replies that are no JSON
+
+local function disposition(filename)
+  return { "Content-Disposition", ('attachment; filename="%s"'):format((filename:gsub('[^%w._-]', "_"))) }
+end
+
+---The response itself is made once, too.
+local function respond_constant(self, new, status, answer)
+  local prepared = answer.prepared[status]
+  if not prepared then
+    prepared = self.prepare(status, JSON_TYPE, answer.text, NO_STORE)
+    answer.prepared[status] = prepared
+  end
+  new.raw:respond_prepared(prepared)
+  finish(self, new, status, #answer.text)
+end
+
+local function respond_file(self, new, status, answer)
+  local fd, message = uv.fs_open(answer.path, "r", 0)
+  if not fd then errors.refuse(404, "ENOENT", json.text(message)) end
+  local size = uv.fs_fstat(fd).size
+  local headers = answer.filename and disposition(answer.filename) or NO_STORE
+  if not new.raw:respond_file(status, answer.content_type, { fd, size }, headers) then uv.fs_close(fd) end
+  finish(self, new, status, size)
+end
+
+local function write(new, text)
+  new.n_written = new.n_written + #text
+  new.written_at = hrtime()
+  if not new.raw:write(text) then error(GONE, 0) end
+end
+
+local function event_text(data, event)
+  if type(data) == "table" then data = json.encode(data) end
+  data = data:gsub("\n", "\ndata: ")
+  return (event and "event: " .. event .. "\n" or "") .. "data: " .. data .. "\n\n"
+end
+
+local function respond_events(self, new, status, answer, headers)
+  new.status, new.n_written, new.written_at = status, 0, hrtime()
+  if not new.raw:stream(status, "text/event-stream", nil, headers or { "Cache-Control", "no-store",
+    "X-Accel-Buffering", "no" }) then
+    error(GONE, 0)
+  end
+  new.streaming = true
+  answer.produce(function(data, event) write(new, event_text(data, event)) end)
+  new.raw:finish()
+  finish(self, new, status, new.n_written)
+end
+
+local function send_answer(self, new, status, answer, headers)
+  if type(status) ~= "number" or type(answer) ~= "table" then
+    error(("%s: the handler returned %s, %s; expected a status and a table"):format(route_name(new), tostring(status),
+      type(answer)), 0)
+  end
+  if not reply.is_reply(answer) then
+    respond_json(self, new, status, answer, headers)
+  elseif answer.kind == "constant" then
+    respond_constant(self, new, status, answer)
+  elseif answer.kind == "events" then
+    respond_events(self, new, status, answer, headers)
+  elseif answer.kind == "file" then
+    respond_file(self, new, status, answer)
+  else
+    respond(self, new, status, answer.content_type, answer.content,
+      answer.filename and disposition(answer.filename) or headers)
+  end
+end
+
+-- Errors
+
+---A stream whose head is out ends with an event that says why.
+local function end_stream(self, new, refusal)
+  local _, body = errors.answer(refusal, new.route.openai)
+  if new.raw:write(event_text(body, not new.route.openai and "error" or nil)) then new.raw:finish() end
+  finish(self, new, refusal.status, new.n_written)
+end
+
+---Outside of the task, whatever it threw.
+local function fail(self, new, message, traceback)
+  if new.gone or message == GONE then
+    if self.live[new.raw] then finish(self, new, 499, new.n_written or 0) end -- as nginx calls it
+    return
+  end
+  if not self.live[new.raw] then -- answered already
+    log.write("error", { { "id", new.id }, { "error", tostring(message) }, { "traceback", traceback } })
+    return
+  end
+  local refusal = self.app:refusal_of(new, message, traceback)
+  if new.streaming then
+    end_stream(self, new, refusal)
+  else
+    respond_refusal(self, new, refusal)
+  end
+end
+
+-- Requests
+
+---A token in a URL becomes a cookie, and leaves the URL: it shall not stay in the history.
+local function take_token(new)
+  local list, kept = new.raw:query(), {}
+  local token
+  for i = 1, #list, 2 do
+    if list[i] == "token" then
+      token = list[i + 1]
+    else
+      kept[#kept + 1] = list[i] .. "=" .. list[i + 1]:gsub(" ", "+")
+    end
+  end
+  local target = new.path .. (#kept > 0 and "?" .. table.concat(kept, "&") or "")
+  return 303, {}, {
+    "Location", target, "Cache-Control", "no-store",
+    "Set-Cookie", ("moonscope_token=%s; Path=/; HttpOnly; SameSite=Strict"):format(token),
+  }
+end
+
+local function upgrade(self, new)
+  local ok, why = new.raw:upgrade()
+  if ok == nil then errors.refuse(400, "EINVAL", why) end
+  self.upgrading[new.raw] = new
+  self.live[new.raw] = nil
+end
+
+local function handle(self, new)
+  if self.draining then
+    errors.refuse(503, "ESHUTDOWN", "The server shuts down", nil,
+      { retry_after = 5, headers = { "Connection", "close" } })
+  end
+  self.app:read(new, new.path)
+  if new.route[1] == "WS" then return upgrade(self, new) end
+  send_answer(self, new, new.route[3](new))
+end
+
+local function in_task(self, new)
+  new.task = coroutine.running()
+  handle(self, new)
+end
+
+local function open_request(self, exchange, method, path)
+  local new = request.new(self.app, exchange, self.app:next_id(), method)
+  new.path, new.start = path, hrtime()
+  self.live[exchange] = new
+  return new
+end
+
+---Whether the handler of a plain path never waits. Anything wrong is found again, in a task.
+local function runs_at_once(self, method, path)
+  local methods = self.app.router.plain[path]
+  local route = methods and methods[method]
+  return route and route.at_once
+end
+
+local last_traceback -- of an error that a handler which never waits did not mean to throw
+
+local function note_traceback(message)
+  last_traceback = not errors.is_refusal(message) and debug.traceback(tostring(message), 2)
+  return message
+end
+
+local function on_request(self, exchange, method, path)
+  local new = open_request(self, exchange, method, path)
+  if method == "GET" and exchange:token_in_query() then
+    send_answer(self, new, take_token(new))
+  elseif runs_at_once(self, method, path) then
+    local ok, message = xpcall(handle, note_traceback, self, new)
+    if not ok then fail(self, new, message, last_traceback) end
+  else
+    loop.attempt(function(...) fail(self, new, ...) end, in_task, self, new)
+  end
+end
+
+local function on_refused(self, exchange, method, path, status, code, detail)
+  local new = open_request(self, exchange, method, path)
+  local headers = { "Connection", "close" }
+  if status == 401 then headers = { "Connection", "close", "WWW-Authenticate", "Bearer" } end
+  respond_refusal(self, new, errors.new {
+    status = status, code = code, detail = detail, headers = headers, retry_after = status == 503 and 1 or nil,
+  })
+end
+
+local function on_gone(self, exchange)
+  local new = self.live[exchange]
+  if not new then return end
+  new.gone = true
+  if new.task then
+    loop.cancel(new.task, GONE)
+  else
+    fail(self, new, GONE)
+  end
+end
+
+-- WebSockets
+
+local function on_opened(self, exchange, websocket)
+  local new = self.upgrading[exchange]
+  local socket = Socket.new(websocket)
+  self.sockets[websocket] = socket
+  local function tell(message, traceback)
+    self.app.workbench:leave(new.task)
+    if message == GONE then return end
+    self.app:refusal_of(new, message, traceback)
+    websocket:close(1011)
+  end
+  loop.attempt(tell, function()
+    new.task = coroutine.running()
+    socket.task = new.task
+    new.route[3](new, socket)
+    self.app.workbench:leave(new.task)
+    websocket:close()
+  end)
+  log.request(route_name(new), 101, hrtime() - new.start, 0, new.id)
+end
+
+local function on_message(self, websocket, text) self.sockets[websocket]:take(text) end
+
+local function on_closed(self, websocket)
+  local socket = self.sockets[websocket]
+  self.sockets[websocket] = nil
+  if socket then socket:end_of_messages() end
+end
+
+-- Running
+
+local function pump(self)
+  if self.stopped then return end
+  local more = self.listener:run()
+  if more == "again" then
+    self.again:start(self.pump)
+  else
+    self.again:stop()
+  end
+  if more == "later" then self.later:start(LATER_MS, 0, self.pump) end
+  log.flush()
+end
+
+---Keeps proxies from cutting an answer that is long in coming, and finds readers that are gone.
+local function comment_streams(self)
+  local now = hrtime()
+  for _, new in pairs(self.live) do
+    if new.streaming and now - new.written_at > COMMENT_NS then
+      new.written_at = now
+      new.raw:write ":\n\n"
+    end
+  end
+end
+
+local function sweep(self)
+  comment_streams(self)
+  self.listener:sweep()
+  pump(self)
+end
+
+---No new connections; what runs may end in its time, after which it is ended.
+local function drain(self)
+  if self.draining then os.exit(1) end -- the second signal
+  self.draining = true
+  log.write("info", { { "message", "draining" } })
+  self.listener:quiesce()
+  loop.spawn(function()
+    local deadline = hrtime() + DRAIN_SECONDS * 1000000000
+    for websocket in pairs(self.sockets) do websocket:close(1001) end
+    local reason = errors.new { status = 503, code = "ESHUTDOWN", detail = "The server shuts down" }
+    while next(self.live) and hrtime() < deadline do loop.sleep(20) end
+    for _, new in pairs(self.live) do
+      if new.task then loop.cancel(new.task, reason) end
+    end
+    loop.sleep(0)
+    for _ = 1, 50 do -- until what was written last has gone out
+      pump(self)
+      if not next(self.live) then break end
+      loop.sleep(20)
+    end
+    self.drained = true
+    if self.main then loop.wake(self.main) end
+  end)
+end
+
+---Waits in the current task until the server has drained.
+function Serving:wait()
+  self.main = coroutine.running()
+  while not self.drained do loop.park() end
+end
+
+local function host_module() return require "moonscope.host" end
+
+function Serving:__close()
+  if self.stopped then return end
+  self.stopped = true
+  host_module().limit_turns(0)
+  for _, handle_ in ipairs(self.handles) do handle_:close() end
+  self.listener:stop()
+  for _, new in pairs(self.live) do
+    if new.task then loop.cancel(new.task, GONE) end
+  end
+  for _, socket in pairs(self.sockets) do socket:end_of_messages() end
+end
+
+local function signals(self)
+  local handles = {}
+  local function on(name, fn)
+    local handle_ = uv.new_signal()
+    handle_:start(name, loop.guarded(fn))
+    handles[#handles + 1] = handle_
+  end
+  on("sigterm", function() drain(self) end)
+  on("sigint", function() drain(self) end)
+  for _, name in ipairs { "sighup", "sigusr1", "sigusr2" } do on(name, function() end) end
+  return handles
+end
+
+---Starts answering; to be closed (`<close>`). A task of the loop calls this.
+---@param app table
+---@param listener userdata  from httpd.listen
+---@param hosts string[]
+---@param token string?
+---@return table serving  :wait() returns once a signal has made it drain
+function M.start(app, listener, hosts, token)
+  local self = setmetatable({
+    app = app, listener = listener, prepare = require("moonscope.httpd").prepare, live = {},
+    upgrading = setmetatable({}, { __mode = "k" }), sockets = {},
+  }, Serving)
+  local function calling(fn)
+    return function(...) return fn(self, ...) end
+  end
+  listener:start({
+    request = calling(on_request), refused = calling(on_refused), gone = calling(on_gone),
+    opened = calling(on_opened), message = calling(on_message), closed = calling(on_closed),
+  }, hosts, token)
+  self.pump = loop.guarded(function() pump(self) end)
+  self.again, self.later = uv.new_idle(), uv.new_timer()
+  local poll, timer, before_waiting = uv.new_poll(listener:fd()), uv.new_timer(), uv.new_prepare()
+  poll:start("r", self.pump)
+  before_waiting:start(loop.guarded(function()
+    if not self.stopped and listener:has_resumed() then pump(self) end
+  end))
+  timer:start(SWEEP_MS, SWEEP_MS, loop.guarded(function() sweep(self) end))
+  self.handles = signals(self)
+  table.move({ poll, timer, self.again, self.later, before_waiting }, 1, 5, #self.handles + 1, self.handles)
+  host_module().limit_turns(TURN_SECONDS)
+  return self
+end
+
+return M
