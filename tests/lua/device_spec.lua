@@ -149,7 +149,8 @@ describe("a device", function()
       uv.os_setenv("MOONSCOPE_LOSE", "2")
       for _ = 1, 3 do print(select(2, pcall(function() return ((t + t) * 2):totable() end))) end
       print((ms.ones { 4 } * 2):sum():item())]]
-    local lost = "cuda:0: [%w ]+: an illegal memory access was encountered; the device is lost until the program is started again"
+    local lost = "cuda:0: [%w ]+: an illegal memory access was encountered; "
+      .. "the device is lost until the program is started again"
     assert.equal(3, select(2, out:gsub(lost, "")), out)
     assert.truthy(out:find "\n8.0\n$", out)
   end)

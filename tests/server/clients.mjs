@@ -94,7 +94,10 @@ async function withWebSocket() {
   for (let i = 0; i < 50; i++) socket.send('{"type":"ping"}');
   for (let i = 0; i < 50; i++) await next("pong");
   await post("/unload-model", {});
-  assert.equal((await next("model_status")).data.status, "idle");
+  let status; // "loading" while what runs is ended
+  do status = (await next("model_status")).data.status;
+  while (status === "loading");
+  assert.equal(status, "idle");
   socket.send('{"type":"subscription","data":{"subscriptionType":"model_status","action":"unsubscribe"}}');
   await next("subscription_response");
   await post("/load-model", { model_name: "tiny" });
