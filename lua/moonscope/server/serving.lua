@@ -385,6 +385,7 @@ function M.start(app, listener, hosts, token)
   poll:start("r", self.pump)
   before_waiting:start(loop.guarded(function()
     if not self.stopped and listener:has_resumed() then pump(self) end
+    log.flush()
   end))
   timer:start(SWEEP_MS, SWEEP_MS, loop.guarded(function() sweep(self) end))
   self.handles = signals(self)
