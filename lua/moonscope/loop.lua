@@ -50,7 +50,7 @@ local function resume(task)
   if not ok then
     local tell = failed[task]
     if tell then
-      guarded(function() tell(message, debug.traceback(task)) end)()
+      guarded(function() tell(message, task) end)()
     else
       fail(message)
     end
@@ -122,7 +122,7 @@ end
 function M.spawn(fn, ...) return start(nil, fn, table.pack(...)) end
 
 ---The same, but its error ends neither the loop nor the others: it is told to `tell`, outside of the task.
----@param tell fun(message: any, traceback: string)
+---@param tell fun(message: any, task: thread)  the task is dead; debug.traceback(task) shows where it failed
 ---@param fn function
 ---@return thread task
 function M.attempt(tell, fn, ...) return start(tell, fn, table.pack(...)) end

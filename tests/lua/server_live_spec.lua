@@ -116,6 +116,17 @@ describe("a handler's error (P28)", function()
   end)
 end)
 
+it("the example of a routes file does what it says", function()
+  local server = http.serve { "--data", "examples", "--routes", "examples/my_routes.lua", "--model", MODEL,
+    "--sae", SAE, "--precision", "exact" }
+  http.wait_for("the SAE", function() return select(2, server:request("GET", "/sae/status")).status == "ready" end)
+  local status, body = server:request("POST", "/api/compare", { text = PROMPT, feature = 458, value = 3.85 })
+  assert.equal(200, status)
+  assert.truthy(body.plain:find "She felt tired" and body.changed:find "She felt hungry")
+  assert.equal(422, (server:request("POST", "/compare", { text = PROMPT, feature = -1 })))
+  assert.equal(0, server:stop())
+end)
+
 it("a routes file that is broken is said in one line", function()
   local folder = fixtures.folder()
   for _, case in ipairs {

@@ -77,13 +77,13 @@ end
 ---The refusal for whatever a handler threw; what it did not mean to throw is logged.
 ---@param new moonscope.Request
 ---@param message any
----@param traceback string
+---@param where thread|string  the task that failed, or a traceback
 ---@return moonscope.Refusal
-function M.refusal_of(_, new, message, traceback)
+function M.refusal_of(_, new, message, where)
   if errors.is_refusal(message) then return message end
   log.write("error", {
     { "id", new.id }, { "route", new.route and new.route.name }, { "error", tostring(message) },
-    { "traceback", traceback },
+    { "traceback", errors.traceback(where) },
   })
   return errors.internal(new.id)
 end
@@ -121,7 +121,7 @@ function M:call(method, target, body, headers)
     self:read(new, path)
     return new.route[3](new)
   end, function(message)
-    traceback = debug.traceback(tostring(message), 2)
+    traceback = not errors.is_refusal(message) and debug.traceback(tostring(message), 2)
     return message
   end))
   if new.workbench.answers[coroutine.running()] then new.workbench:leave(coroutine.running()) end

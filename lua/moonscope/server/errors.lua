@@ -77,6 +77,10 @@ function M.refuse_failure(message, code, field)
   M.refuse(STATUS[code] or 400, code, json.text(message), field)
 end
 
+---@param where thread|string  a task that failed, or its traceback
+---@return string
+function M.traceback(where) return type(where) == "thread" and debug.traceback(where) or where end
+
 ---value, or the refusal for `nil, message, code`.
 function M.check(value, message, code)
   if value == nil or value == false and message then M.refuse_failure(message, code or "EIO") end

@@ -39,9 +39,9 @@ local function finish(self, status)
   wake_all(self)
 end
 
-local function fail(self, message, traceback)
+local function fail(self, message, task)
   if not errors.is_refusal(message) then
-    log.write("error", { { "job", self.id }, { "error", tostring(message) }, { "traceback", traceback } })
+    log.write("error", { { "job", self.id }, { "error", tostring(message) }, { "traceback", debug.traceback(task) } })
     message = errors.internal(self.id)
   end
   self.refusal = message
@@ -81,7 +81,7 @@ function M:start(kind, title, fn)
     new.result = job.watch(function(...) new:report(...) end, fn, new)
     finish(new, "completed")
   end
-  loop.attempt(function(message, traceback) fail(new, message, traceback) end, run)
+  loop.attempt(function(message, task) fail(new, message, task) end, run)
   return new
 end
 

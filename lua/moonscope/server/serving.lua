@@ -130,16 +130,16 @@ local function end_stream(self, new, refusal)
 end
 
 ---Outside of the task, whatever it threw.
-local function fail(self, new, message, traceback)
+local function fail(self, new, message, where)
   if new.gone or message == GONE then
     if self.live[new.raw] then finish(self, new, 499, new.n_written or 0) end -- as nginx calls it
     return
   end
   if not self.live[new.raw] then -- answered already
-    log.write("error", { { "id", new.id }, { "error", tostring(message) }, { "traceback", traceback } })
+    log.write("error", { { "id", new.id }, { "error", tostring(message) }, { "traceback", errors.traceback(where) } })
     return
   end
-  local refusal = self.app:refusal_of(new, message, traceback)
+  local refusal = self.app:refusal_of(new, message, where)
   if new.streaming then
     end_stream(self, new, refusal)
   else
@@ -248,10 +248,10 @@ local function on_opened(self, exchange, websocket)
   local new = self.upgrading[exchange]
   local socket = Socket.new(websocket)
   self.sockets[websocket] = socket
-  local function tell(message, traceback)
+  local function tell(message, task)
     self.app.workbench:leave(new.task)
     if message == GONE then return end
-    self.app:refusal_of(new, message, traceback)
+    self.app:refusal_of(new, message, task)
     websocket:close(1011)
   end
   loop.attempt(tell, function()
@@ -385,6 +385,7 @@ function M.start(app, listener, hosts, token)
   poll:start("r", self.pump)
   before_waiting:start(loop.guarded(function()
     if not self.stopped and listener:has_resumed() then pump(self) end
+    log.flush()
   end))
   timer:start(SWEEP_MS, SWEEP_MS, loop.guarded(function() sweep(self) end))
   self.handles = signals(self)

@@ -120,7 +120,7 @@ end
 ---Nobody else gets in until this is closed: what was begun is then done, or was cancelled.
 local function alone(self)
   check_free(self)
-  set_status(self, "loading")
+  self.status = "loading"
   return setmetatable({}, { __close = function()
     if self.status ~= "loading" then return end
     set_status(self, self.model and "ready" or "error", not self.model and "loading was cancelled" or nil)
@@ -132,6 +132,7 @@ end
 ---@param path string  its folder
 function M:load_model(name, path)
   local guard <close> = alone(self)
+  set_status(self, "loading")
   empty(self, ("The answer ended: the model %s is being loaded"):format(name))
   free(self)
   local options = self.options

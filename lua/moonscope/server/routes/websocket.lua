@@ -59,8 +59,8 @@ local function infer(request, socket, message, asked)
     end
     socket:send(json.ordered { { "type", "inference_result" }, { "requestId", id }, { "data", body } })
   end
-  loop.attempt(function(failure, traceback)
-    request.app:refusal_of(request, failure, traceback)
+  loop.attempt(function(failure, task)
+    request.app:refusal_of(request, failure, task)
   end, run)
 end
 
