@@ -705,6 +705,18 @@ describe("gemma scope", function()
     check(write("layer_12/old.safetensors", w), nil, f, xhat, want)
   end)
 
+  it("comes as NumPy wrote it", function()
+    local release, w = "tests/fixtures/npz/gemma_scope/layer_12/width_16k/average_l0_82", {}
+    local file <close> = assert(ms.open(release .. "/params.npz"))
+    for _, name in ipairs(file:names()) do
+      local tensor <close> = file:tensor(name)
+      w[name] = tensor:totable()
+    end
+    local f = formulas.jumprelu(add(matmul(X, w.W_enc), w.b_enc), w.threshold)
+    local want = { format = "gemma_scope", activation = "jumprelu", hook = "model.layers.12", layer = 12 }
+    check(release, nil, f, add(matmul(f, w.W_dec), w.b_dec), want)
+  end)
+
   it("of the embeddings reads them scaled", function()
     local w, root = matrices { threshold = positive("threshold", F) }, D ^ 0.5
     local f = formulas.jumprelu(add(matmul(formulas.scale(X, 1 / root), w.W_enc), w.b_enc), w.threshold)
