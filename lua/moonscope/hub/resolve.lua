@@ -10,17 +10,22 @@ local M = {}
 
 local DEFAULT_REVISION = "main"
 
----"ns/name" or "ns/name@revision" where nothing of that name is on the disk.
+---Whether it has the form "ns/name" or "ns/name@revision".
+---@param name string
+---@return boolean
+function M.is_hub_name(name)
+  return name:find "^[%w][%w._-]*/[%w._-]+%f[@\0]" ~= nil and not snapshot.is_checkpoint(name)
+    and names.repo((names.split(name))) ~= nil
+end
+
+---The repository where it is such a name and nothing is on the disk under it.
 ---@return moonscope.hub.Repo?
 ---@return string? revision
 ---@return string? message
 local function repo_of(name)
-  local is_name = name:find "^[%w][%w._-]*/[%w._-]+%f[@\0]" and not snapshot.is_checkpoint(name)
-  if not is_name or uv.fs_stat(name) then return nil end
+  if not M.is_hub_name(name) or uv.fs_stat(name) then return nil end
   local id, revision = names.split(name)
-  local repo = names.repo(id)
-  if not repo then return nil end
-  return repo, names.revision(revision or DEFAULT_REVISION)
+  return names.repo(id), names.revision(revision or DEFAULT_REVISION)
 end
 
 local function with_hub(name, message, code)
@@ -40,6 +45,19 @@ function M.model(name, opts)
   local path, why, code = run.with(opts or {}, snapshot.model, repo, revision)
   if not path then return with_hub(name, why, code) end
   return path
+end
+
+---The folder of a model of the Hub in the cache, whatever else lies under its name on this disk.
+---@param name string  by is_hub_name
+---@return string? path
+---@return string? message
+---@return string? code
+function M.hub_model(name)
+  local id, revision = names.split(name)
+  local message
+  revision, message = names.revision(revision or DEFAULT_REVISION)
+  if not revision then return nil, message, "EINVAL" end
+  return run.with({}, snapshot.model, names.repo(id), revision)
 end
 
 ---The entry of SAE_CONFIGS that a repository belongs to.

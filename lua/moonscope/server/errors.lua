@@ -66,7 +66,7 @@ function M.is_refusal(value) return getmetatable(value) == Refusal end
 
 ---Status for what opening, loading and parsing return as their third value.
 local STATUS = {
-  ENOENT = 404, EEXIST = 409, ENOMEM = 507, EIO = 500, ECANCELED = 409,
+  ENOENT = 404, EEXIST = 409, ENOMEM = 507, EIO = 500, ECANCELED = 409, EACCES = 403, ENET = 502, EHASH = 502,
 }
 
 ---Throws what `nil, message, code` tell: the caller's fault (400) unless the code says otherwise.
