@@ -42,11 +42,14 @@ static moon_status check_target(const char *path, moon_err *err) {
 
 /* ---- what killed processes left ---- */
 
+/* As temporary_name makes them. */
 static bool is_temporary(const char *name) {
-  long pid;
-  unsigned number;
-  int end = 0;
-  return sscanf(name, ".moonscope-%ld-%u.tmp%n", &pid, &number, &end) == 2 && end && !name[end];
+  static const char start[] = ".moonscope-", digits[] = "0123456789";
+  if (strncmp(name, start, sizeof start - 1))
+    return false;
+  name += sizeof start - 1;
+  size_t pid = strspn(name, digits), number = name[pid] == '-' ? strspn(name + pid + 1, digits) : 0;
+  return pid && number && !strcmp(name + pid + 1 + number, ".tmp");
 }
 
 /* Ours, and locked by nobody? Whoever is about to lock it sees that it is gone, and takes another
