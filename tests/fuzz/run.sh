@@ -38,7 +38,8 @@ for target; do
   case $target in
     config | tokenizer | index) options+=(-dict=tests/fuzz/json.dict) ;;
   esac
-  if "build/fuzz/bin/fuzz_$target" "${options[@]}" "${folders[@]}" >"$log" 2>&1; then
+  # libFuzzer can lock itself up when its alarm rings inside malloc: it does not get for ever.
+  if timeout -k 10 $((seconds + 120)) "build/fuzz/bin/fuzz_$target" "${options[@]}" "${folders[@]}" >"$log" 2>&1; then
     echo "$target: $(sed -n 's/^stat::number_of_executed_units: *//p' "$log") runs," \
       "$(find "$corpus" -type f | wc -l) inputs kept, nothing found"
   else
