@@ -42,14 +42,14 @@ static moon_status check_target(const char *path, moon_err *err) {
 
 /* ---- what killed processes left ---- */
 
-/* ".moonscope-<pid>-<number>.tmp" */
+/* As temporary_name makes them. */
 static bool is_temporary(const char *name) {
-  static const char prefix[] = ".moonscope-", digits[] = "0123456789";
-  if (strncmp(name, prefix, sizeof prefix - 1) != 0)
+  static const char start[] = ".moonscope-", digits[] = "0123456789";
+  if (strncmp(name, start, sizeof start - 1))
     return false;
-  const char *pid = name + sizeof prefix - 1, *dash = pid + strspn(pid, digits);
-  const char *number = dash + (*dash == '-'), *end = number + strspn(number, digits);
-  return dash > pid && *dash == '-' && end > number && !strcmp(end, ".tmp");
+  name += sizeof start - 1;
+  size_t pid = strspn(name, digits), number = name[pid] == '-' ? strspn(name + pid + 1, digits) : 0;
+  return pid && number && !strcmp(name + pid + 1 + number, ".tmp");
 }
 
 /* Ours, and locked by nobody? Whoever is about to lock it sees that it is gone, and takes another
