@@ -73,11 +73,19 @@ local function build(file, path, opts)
   return sae
 end
 
+---The options without the model, which an SAE does not keep alive: what loads the same file once more.
+local function kept(opts)
+  local copy = {}
+  for name, value in pairs(opts) do copy[name] = value end
+  copy.model = nil
+  return copy
+end
+
 ---Loads an autoencoder in any known format, found by its keys. With {model = m} it follows the
 ---model's device and dtype; {dtype = "file"} keeps the file's.
 ---@param path string
 ---@param opts {model: userdata?, layer: integer|string|nil, device: string?, dtype: string?}?
----@return userdata? sae  with .layer, .hook (nil when unknown), .d_sae, .d_model, .activation, .path
+---@return userdata? sae  with .layer, .hook (nil when unknown), .d_sae, .d_model, .activation, .subtract_b_dec, .path, .options
 ---@return string? message
 ---@return string? code
 function M.load_sae(path, opts)
@@ -103,7 +111,7 @@ function M.load_sae(path, opts)
   if not sae then return nil, message, code end
   local fields = core.fields(sae)
   for key, value in pairs(sae:_info()) do fields[key] = value end
-  fields.path, fields.hook = path, hook
+  fields.path, fields.hook, fields.options = path, hook, kept(opts)
   fields.layer = hook and math.tointeger(tonumber(hook:match "^model%.layers%.(%d+)"))
   fields.exact = opts.model ~= nil and opts.model:precision() == "exact"
   if opts.model then
@@ -159,5 +167,9 @@ end
 ---Dense features: [n_tok][d_sae].
 ---@return userdata
 function Features:totensor() return job.await(self:_totensor()) end
+
+---At how many positions each feature fires: [d_sae], f32.
+---@return userdata
+function Features:tally() return job.demand(self._tally, self) end
 
 return M

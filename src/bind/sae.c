@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "bind/llama.h"
+#include "bind/tensor.h"
 
 #define SAE      "moonscope.Sae"
 #define FEATURES "moonscope.Features"
@@ -140,6 +141,8 @@ static int sae_info(lua_State *L) {
   lua_setfield(L, -2, "d_sae");
   lua_pushstring(L, activations[s->activation.kind]);
   lua_setfield(L, -2, "activation");
+  lua_pushboolean(L, s->subtract_b_dec);
+  lua_setfield(L, -2, "subtract_b_dec");
   return 1;
 }
 
@@ -277,6 +280,17 @@ static int sae_direction(lua_State *L) {
   return l_job_start(L, t);
 }
 
+/* sae:_part(name) -> Tensor: w_enc, w_dec [d_sae][d_model], b_enc [d_sae] or b_dec [d_model], the
+ * SAE's own, so for reading only */
+static int sae_part(lua_State *L) {
+  static const char *const names[] = {"w_enc", "b_enc", "w_dec", "b_dec", NULL};
+  const moon_sae *s = l_sae_check(L, 1);
+  const moon_tensor *parts[] = {&s->w_enc, &s->b_enc, &s->w_dec, &s->b_dec};
+  const moon_tensor *part = parts[luaL_checkoption(L, 2, NULL, names)];
+  *l_tensor_new(L) = moon_tensor_retain(part);
+  return 1;
+}
+
 /* Features */
 
 static moon_status run_dense(moon_task *task, moon_progress *progress, moon_err *err) {
@@ -289,6 +303,23 @@ static moon_status run_dense(moon_task *task, moon_progress *progress, moon_err 
 static int features_totensor(lua_State *L) {
   static const l_job_kind kind = {"totensor",  sizeof(sae_task), run_dense,
                                   push_tensor, drop_sae_task,    .soft = false};
+  shared_features *features = check_features(L, 1);
+  sae_task *t = l_job_new(L, &kind);
+  t->features = features;
+  atomic_fetch_add(&features->refs, 1);
+  return l_job_start(L, t);
+}
+
+static moon_status run_tally(moon_task *task, moon_progress *progress, moon_err *err) {
+  sae_task *t = (sae_task *)task;
+  (void)progress;
+  return moon_features_tally(&t->tensor, t->features->features, err);
+}
+
+/* features:_tally() -> job -> [d_sae] */
+static int features_tally(lua_State *L) {
+  static const l_job_kind kind = {"tally",     sizeof(sae_task), run_tally,
+                                  push_tensor, drop_sae_task,    .soft = true};
   shared_features *features = check_features(L, 1);
   sae_task *t = l_job_new(L, &kind);
   t->features = features;
@@ -383,17 +414,21 @@ static int features_tostring(lua_State *L) {
   return 1;
 }
 
-static const luaL_Reg sae_methods[] = {{"_info", sae_info},     {"device", sae_device},
-                                       {"dtype", sae_dtype},    {"_encode", sae_encode},
-                                       {"_decode", sae_decode}, {"_direction", sae_direction},
-                                       {"close", sae_close},    {NULL, NULL}};
+static const luaL_Reg sae_methods[] = {
+    {"_info", sae_info},     {"device", sae_device},  {"dtype", sae_dtype},
+    {"_encode", sae_encode}, {"_decode", sae_decode}, {"_direction", sae_direction},
+    {"_part", sae_part},     {"close", sae_close},    {NULL, NULL}};
 static const luaL_Reg sae_metamethods[] = {
     {"__gc", sae_close}, {"__close", sae_close}, {"__tostring", sae_tostring}, {NULL, NULL}};
 
-static const luaL_Reg features_methods[] = {
-    {"row", features_row}, {"count", features_count},        {"activation", features_activation},
-    {"l0", features_l0},   {"_totensor", features_totensor}, {"close", features_close},
-    {NULL, NULL}};
+static const luaL_Reg features_methods[] = {{"row", features_row},
+                                            {"count", features_count},
+                                            {"activation", features_activation},
+                                            {"l0", features_l0},
+                                            {"_totensor", features_totensor},
+                                            {"_tally", features_tally},
+                                            {"close", features_close},
+                                            {NULL, NULL}};
 static const luaL_Reg features_metamethods[] = {{"__gc", features_close},
                                                 {"__close", features_close},
                                                 {"__len", features_length},
