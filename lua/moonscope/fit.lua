@@ -1,0 +1,81 @@
+-- SPDX-License-Identifier: MIT
+---How much of a stream an autoencoder explains, added up chunk by chunk, so that memory stays bounded.
+---
+---  FVU = sum ||x - xhat||^2 / sum ||x - mean x||^2
+---
+---the fraction of variance unexplained: 0 is perfect, 1 no better than the mean of the stream (1 - R^2;
+---"normalized MSE" in Gao et al. 2024, "Scaling and evaluating sparse autoencoders").
+---L0: how many features are not 0, per token.
+local M = {}
+
+---The sum of all squares, as a number.
+local function squared(t)
+  local norm <close> = t:norm()
+  return norm:item() ^ 2
+end
+
+local Stream = {}
+Stream.__index = Stream
+
+---Adds rows x [n_tok][d_model]. Sums of squares around a mean are joined as in Chan, Golub, LeVeque
+---1983, "Algorithms for computing the sample variance": subtracting n mean^2 at the end would cancel.
+function Stream:add(x)
+  local n = x:size(1)
+  if n == 0 then return end
+  local mean = x:mean(1)
+  local centred <close> = x - mean
+  local norms <close> = x:norm(2)
+  for _, norm in ipairs(norms:totable()) do
+    self.norm_sum, self.square_sum = self.norm_sum + norm, self.square_sum + norm ^ 2
+    if norm ~= norm or norm == math.huge then self.n_broken = self.n_broken + 1 end
+  end
+  self.spread = self.spread + squared(centred)
+  if self.mean then
+    local old <close> = self.mean
+    local step <close> = mean - old
+    mean:close()
+    self.spread = self.spread + squared(step) * self.n * n / (self.n + n)
+    local part <close> = step * (n / (self.n + n))
+    mean = old + part
+  end
+  self.mean, self.n = mean, self.n + n
+end
+
+---The mean of ||x||.
+function Stream:mean_norm() return self.norm_sum / self.n end
+
+---What is known of the rows of a stream: n, spread (sum ||x - mean x||^2), square_sum (sum ||x||^2),
+---n_broken (rows with a number that is not finite).
+function M.stream()
+  return setmetatable({ n = 0, spread = 0, norm_sum = 0, square_sum = 0, n_broken = 0 }, Stream)
+end
+
+local Fit = {}
+Fit.__index = Fit
+
+---Adds rows x [n_tok][d_model].
+function Fit:add(x)
+  if x:size(1) == 0 then return end
+  local features, xhat = self.read(x)
+  local guard <close> = features
+  local rest <close> = x - xhat
+  xhat:close()
+  self.error = self.error + squared(rest)
+  self.n, self.active = self.n + #features, self.active + features:l0() * #features
+  if not self.counts then return end
+  local tally <close> = features:tally()
+  self.counts:add_(tally)
+end
+
+---@param stream table  of the same rows
+function Fit:fvu(stream) return self.error / stream.spread end
+
+function Fit:l0() return self.active / self.n end
+
+---@param read fun(x): userdata, userdata  the features of x and what they stand for
+---@param counts userdata?  [d_sae], to which is added at how many rows each feature fires
+function M.new(read, counts)
+  return setmetatable({ read = read, n = 0, error = 0, active = 0, counts = counts }, Fit)
+end
+
+return M
