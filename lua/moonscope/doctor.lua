@@ -16,7 +16,7 @@ local M = {}
 
 local WINDOW = 512      -- tokens that the model reads at once, behind a BOS of their own
 local TOKENS = 8192     -- of a text, unless told otherwise
-local SAMPLE = 512      -- tokens on which other conventions and dtypes are tried
+local SAMPLE = 256      -- tokens on which other conventions and dtypes are tried
 local SCAN = 256        -- tokens that are read at all places at once
 local LEAST = 16        -- tokens that say anything at all
 local BLOCK = 1024      -- rows of a weight matrix at a time
@@ -137,19 +137,19 @@ local function decoded_by(sae, other)
   end
 end
 
-local function measured(read, x, stream)
+local function measured(read, x)
   local f = fit.new(read)
   f:add(x)
-  return { fvu = f:fvu(stream), l0 = f:l0() }
+  return { fvu = f:fvu(), l0 = f:l0() }
 end
 
 local SUBTRACT = 'convert it, and write "subtract_b_dec": %s into its metadata file'
 
 ---How else the SAE could be meant, measured on sample rows: the first is as it was loaded.
-local function conventions_of(sae, x, stream, tied)
+local function conventions_of(sae, x, mean_norm, tied)
   local rows = {}
   local function try(name, read, remedy)
-    local row = measured(read, x, stream)
+    local row = measured(read, x)
     row.name, row.remedy = name, remedy
     rows[#rows + 1] = row
   end
@@ -161,7 +161,7 @@ local function conventions_of(sae, x, stream, tied)
   else
     try("with b_dec subtracted from its input", shifted(sae, offset), SUBTRACT:format "true")
   end
-  local factor = math.sqrt(sae.d_model) / stream:mean_norm() -- "expected_average_only_in" of SAELens
+  local factor = math.sqrt(sae.d_model) / mean_norm -- "expected_average_only_in" of SAELens
   try("with its input scaled to a mean norm of sqrt(d_model)", scaled(sae, factor),
     ('convert it in its own format, or write "input_scale": %.6g and "output_scale": %.6g into its metadata file')
       :format(factor, 1 / factor))
@@ -188,8 +188,8 @@ local function other_dtype(model, sae)
   return sae:dtype() == "f32" and model:dtype() or "f32"
 end
 
-local function dtypes_of(model, sae, x, stream)
-  local rows = { measured(plain(sae), x, stream) }
+local function dtypes_of(model, sae, x)
+  local rows = { measured(plain(sae), x) }
   rows[1].dtype = sae:dtype()
   local dtype = other_dtype(model, sae)
   if not dtype then return rows end
@@ -200,7 +200,7 @@ local function dtypes_of(model, sae, x, stream)
   local other, message, code = sae_module.load_sae(sae.path, opts)
   if not other then return nil, message, code end
   local guard <close> = other
-  rows[2] = measured(plain(other), x, stream)
+  rows[2] = measured(plain(other), x)
   rows[2].dtype = dtype
   return rows
 end
@@ -388,15 +388,11 @@ local function read_text(model, sae, windows, places, claimed, on_progress)
   for i = math.max(1, claimed - 1), math.min(#places, claimed + 1) do near[#near + 1] = places[i] end
   local hook, sample, n_sample = places[claimed], {}, 0
   local counts = tensor.zeros({ sae.d_sae }, { device = sae:device() })
-  local streams, fits = {}, {}
-  for _, place in ipairs(near) do
-    streams[place], fits[place] = fit.stream(), fit.new(plain(sae), place == hook and counts or nil)
-  end
-  local special, special_fit, done = fit.stream(), fit.new(plain(sae)), 0
+  local fits, special, done = {}, fit.new(plain(sae)), 0
+  for _, place in ipairs(near) do fits[place] = fit.new(plain(sae), place == hook and counts or nil) end
   for _, ids in ipairs(windows) do
     local rows, left_out = capture(model, ids, near)
     for place, x in pairs(rows) do
-      streams[place]:add(x)
       fits[place]:add(x)
       if place == hook and n_sample < SAMPLE then
         sample[#sample + 1] = x:narrow(1, 1, math.min(x:size(1), SAMPLE - n_sample))
@@ -404,42 +400,38 @@ local function read_text(model, sae, windows, places, claimed, on_progress)
       end
       if place ~= hook then x:close() end
     end
-    if left_out[hook] then
-      special:add(left_out[hook])
-      special_fit:add(left_out[hook])
-    end
+    if left_out[hook] then special:add(left_out[hook]) end
     done = done + #ids
     on_progress(done, nil, "tokens")
   end
   return {
-    near = near, streams = streams, fits = fits, counts = counts, special = special, special_fit = special_fit,
+    near = near, fits = fits, counts = counts, special = special,
     sample = #sample > 0 and tensor.cat(sample, 1) or nil,
   }
 end
 
-local function place_row(place, claimed, stream, f)
+local function place_row(place, claimed, f)
   return {
-    place = place, claimed = place == claimed, fvu = f:fvu(stream), l0 = f:l0(), mean_norm = stream:mean_norm(),
-    broken = stream.n_broken,
+    place = place, claimed = place == claimed, fvu = f:fvu(), l0 = f:l0(), mean_norm = f.stream:mean_norm(),
+    tokens = f:n(), broken = f.stream.n_broken,
   }
 end
 
 ---FVU and L0 at every place, on the beginning of the text: a neighbour may be better by little where the right
 ---layer is far away.
 local function scan_places(model, sae, windows, places, claimed)
-  local streams, fits = {}, {}
-  for _, place in ipairs(places) do streams[place], fits[place] = fit.stream(), fit.new(plain(sae)) end
+  local fits, rows, left = {}, {}, SCAN
+  for _, place in ipairs(places) do fits[place] = fit.new(plain(sae)) end
   for _, ids in ipairs(windows) do
-    local n = math.min(#ids, SCAN - streams[places[1]].n)
-    if n <= 0 then break end
+    local n = math.min(#ids, left)
+    if n == 0 then break end
+    left = left - n
     for place, x in pairs((capture(model, table.move(ids, 1, n, 1, {}), places))) do
-      streams[place]:add(x)
       fits[place]:add(x)
       x:close()
     end
   end
-  local rows = {}
-  for i, place in ipairs(places) do rows[i] = place_row(place, claimed, streams[place], fits[place]) end
+  for i, place in ipairs(places) do rows[i] = place_row(place, claimed, fits[place]) end
   return rows
 end
 
@@ -457,13 +449,13 @@ local function hook_of(model, sae, windows)
   return best_place(scan_places(model, sae, windows, (places_of("model.layers.0", model.config.n_layers))))
 end
 
-local function special_of(text, stream)
-  local s = text.special
-  if s.n == 0 then return { tokens = 0 } end
+---The special tokens beside the others: their share of the sum of ||x||^2, and ||x - xhat|| / ||x||.
+local function special_of(special, others)
+  if special:n() == 0 then return { tokens = 0 } end
+  local squares = special.stream.square_sum
   return {
-    tokens = s.n, mean_norm = s:mean_norm(), l0 = text.special_fit:l0(),
-    share = s.square_sum / (s.square_sum + stream.square_sum),
-    relative_error = math.sqrt(text.special_fit.error / s.square_sum),
+    tokens = special:n(), mean_norm = special.stream:mean_norm(), l0 = special:l0(),
+    share = squares / (squares + others.stream.square_sum), relative_error = math.sqrt(special.error / squares),
   }
 end
 
@@ -499,22 +491,18 @@ local function examine(model, sae, windows, on_progress)
   local hook = hook_of(model, sae, windows)
   local places, claimed = places_of(hook, model.config.n_layers)
   local text = read_text(model, sae, windows, places, claimed, on_progress)
-  if text.streams[hook].n < LEAST then
-    return nil, ("text: found %d tokens that are not special, expected at least %d"):format(text.streams[hook].n,
-      LEAST), "EINVAL"
+  local found, firing, tied = text.fits[hook], text.counts:totable(), is_tied(sae)
+  if found:n() < LEAST then
+    return nil, ("text: found %d tokens that are not special, expected at least %d"):format(found:n(), LEAST), "EINVAL"
   end
-  local stream, firing, tied = text.streams[hook], text.counts:totable(), is_tied(sae)
-  local report = { places = {}, tokens = stream.n, special = special_of(text, stream), dead = dead_of(firing) }
-  for i, place in ipairs(text.near) do
-    report.places[i] = place_row(place, hook, text.streams[place], text.fits[place])
-  end
-  report.weights = weights_of(sae, firing, tied)
-  local sample_stream = fit.stream()
-  sample_stream:add(text.sample)
-  report.sample_tokens = sample_stream.n
-  report.conventions = conventions_of(sae, text.sample, sample_stream, tied)
+  local report = {
+    places = {}, tokens = found:n(), special = special_of(text.special, found), dead = dead_of(firing),
+    weights = weights_of(sae, firing, tied), sample_tokens = text.sample:size(1),
+    conventions = conventions_of(sae, text.sample, found.stream:mean_norm(), tied),
+  }
+  for i, place in ipairs(text.near) do report.places[i] = place_row(place, hook, text.fits[place]) end
   local message, code
-  report.dtypes, message, code = dtypes_of(model, sae, text.sample, sample_stream)
+  report.dtypes, message, code = dtypes_of(model, sae, text.sample)
   if not report.dtypes then return nil, message, code end
   report.scan = scan_places(model, sae, windows, places, hook)
   return report
@@ -532,7 +520,7 @@ local OPTIONS = options.names("text", "tokens", "on_progress")
 ---@param sae userdata  loaded with {model = model}
 ---@param opts? moonscope.doctor.Options
 ---@return table? report  .verdict "ok", "warning" or "wrong"; .findings {level, about, message, remedy}; the
----measurements: .places {place, claimed, fvu, l0, mean_norm}, .scan (the same of all places, on a sample),
+---measurements: .places {place, claimed, fvu, l0, mean_norm, tokens}, .scan (the same of all places, on a sample),
 ---.conventions {name, fvu, l0}, .dtypes {dtype, fvu, l0}, .weights, .dead, .special, .file
 ---@return string? message
 ---@return string? code

@@ -21,7 +21,6 @@ Stream.__index = Stream
 ---1983, "Algorithms for computing the sample variance": subtracting n mean^2 at the end would cancel.
 function Stream:add(x)
   local n = x:size(1)
-  if n == 0 then return end
   local mean = x:mean(1)
   local centred <close> = x - mean
   local norms <close> = x:norm(2)
@@ -46,36 +45,49 @@ function Stream:mean_norm() return self.norm_sum / self.n end
 
 ---What is known of the rows of a stream: n, spread (sum ||x - mean x||^2), square_sum (sum ||x||^2),
 ---n_broken (rows with a number that is not finite).
-function M.stream()
+local function new_stream()
   return setmetatable({ n = 0, spread = 0, norm_sum = 0, square_sum = 0, n_broken = 0 }, Stream)
 end
+
+local ROWS = 64         -- tokens at a time
+local ENOUGH = 1 << 21  -- activations: where an SAE that does not belong fires densely, decoding costs far more than
+                        -- encoding, and a few tokens tell as much as many
 
 local Fit = {}
 Fit.__index = Fit
 
----Adds rows x [n_tok][d_model].
-function Fit:add(x)
-  if x:size(1) == 0 then return end
+local function add_rows(self, x)
   local features, xhat = self.read(x)
   local guard <close> = features
   local rest <close> = x - xhat
   xhat:close()
-  self.error = self.error + squared(rest)
-  self.n, self.active = self.n + #features, self.active + features:l0() * #features
+  self.stream:add(x)
+  self.error, self.active = self.error + squared(rest), self.active + features:l0() * #features
   if not self.counts then return end
   local tally <close> = features:tally()
   self.counts:add_(tally)
 end
 
----@param stream table  of the same rows
-function Fit:fvu(stream) return self.error / stream.spread end
+---Adds rows x [n_tok][d_model]; the rest of them is left out once there are enough activations.
+function Fit:add(x)
+  for first = 1, x:size(1), ROWS do
+    if self.active >= ENOUGH then return end
+    local rows <close> = x:narrow(1, first, math.min(ROWS, x:size(1) - first + 1))
+    add_rows(self, rows)
+  end
+end
 
-function Fit:l0() return self.active / self.n end
+---How many rows were added.
+function Fit:n() return self.stream.n end
+
+function Fit:fvu() return self.error / self.stream.spread end
+
+function Fit:l0() return self.active / self.stream.n end
 
 ---@param read fun(x): userdata, userdata  the features of x and what they stand for
 ---@param counts userdata?  [d_sae], to which is added at how many rows each feature fires
 function M.new(read, counts)
-  return setmetatable({ read = read, n = 0, error = 0, active = 0, counts = counts }, Fit)
+  return setmetatable({ read = read, stream = new_stream(), error = 0, active = 0, counts = counts }, Fit)
 end
 
 return M

@@ -43,7 +43,7 @@ end
 
 local function object(row, keys) return objects({ row }, keys)[1] end
 
-local PLACE = { "place", "claimed", "fvu", "l0", "mean_norm" }
+local PLACE = { "place", "claimed", "fvu", "l0", "mean_norm", "tokens" }
 
 local function weights_object(weights)
   return json.ordered {
