@@ -13,7 +13,7 @@ local UNRELATED = 0.05      -- mean cosine of encoder and decoder rows; chance g
 
 local function number(x)
   if x ~= x then return "not a number" end
-  return ("%.3g"):format(x)
+  return (x >= 1000 and x < 1e6 and "%.0f" or "%.3g"):format(x)
 end
 
 ---A count with the right form of what is counted.

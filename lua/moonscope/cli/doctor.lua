@@ -82,7 +82,8 @@ end
 local function print_rows(title, rows, name)
   print(("\n%-58s %9s %9s"):format(title, "FVU", "L0"))
   for _, row in ipairs(rows) do
-    print(("%s %-56s %9.4f %9.1f"):format(row.claimed and ">" or " ", row[name], row.fvu, row.l0))
+    local fvu = (row.fvu < 1e4 and "%.4f" or "%.3g"):format(row.fvu)
+    print(("%s %-56s %9s %9.1f"):format(row.claimed and ">" or " ", row[name], fvu, row.l0))
   end
 end
 
