@@ -11,7 +11,9 @@ local report_of_training = assert(json.decode(fixtures.read "tests/fixtures/tiny
 ---Held-out documents of the kind that the tiny model and its SAE were trained on.
 local documents = {}
 for line in io.lines "tests/fixtures/tiny/eval.jsonl" do documents[#documents + 1] = json.decode(line).text end
-local some_documents = table.move(documents, 1, 5, 1, {})
+ms.set_threads(1) -- the matrices are small, and the machine has other tests to run
+
+local TOKENS = 200 -- read of a text where that is enough to tell
 
 ---The tiny SAE's tensors, f32, by short names.
 local function tensors()
@@ -83,7 +85,7 @@ describe("doctor", function()
   local function examine(change, opts, metadata)
     local path, folder = saved(change, metadata)
     local other <close> = assert(ms.load_sae(path, { model = model, layer = opts.layer, dtype = opts.dtype }))
-    local report = assert(ms.doctor(model, other, { text = opts.text or some_documents }))
+    local report = assert(ms.doctor(model, other, { text = opts.text or documents, tokens = TOKENS }))
     fixtures.remove(folder)
     return report
   end
@@ -91,21 +93,20 @@ describe("doctor", function()
   local function unchanged() end
 
   it("finds the right layer, and the FVU and L0 of the training report", function()
-    local report = assert(ms.doctor(model, sae, { text = documents, tokens = 20000 }))
+    local report = assert(ms.doctor(model, sae, { text = documents, tokens = 3000 }))
     assert.same({}, complaints(report))
     assert.equal("ok", report.verdict)
     local place = claimed(report)
     assert.equal("model.layers.3", place.place)
-    assert.near(report_of_training.fvu_without_first_token, place.fvu, 2.5e-3) -- it counts end tokens
-    assert.near(report_of_training.l0_mean, place.l0, 0.3)
+    assert.near(report_of_training.fvu_without_first_token, place.fvu, 4e-3) -- it counts end tokens
+    assert.near(report_of_training.l0_mean, place.l0, 0.6)
     assert.same({ "model.layers.2", "model.layers.3", "model.layers.4" },
       { report.places[1].place, report.places[2].place, report.places[3].place })
     assert.near(0.19, report.places[1].fvu, 0.02)
     assert.near(7.7, report.places[3].fvu, 0.5)
     assert.equal(7, #report.scan)
-    assert.equal(11704 - report.special.tokens, report.tokens)
     assert.is_true(report.special.mean_norm > 2 * place.mean_norm) -- BOS: 62, against 12
-    assert.is_true(report.dead.share < 2 * report_of_training.dead_fraction + 0.05)
+    assert.is_true(report.dead.share > report_of_training.dead_fraction and report.dead.share < 0.2)
     assert.same({ "bf16", "f32" }, { report.dtypes[1].dtype, report.dtypes[2].dtype })
     local norms = report.weights.decoder_norms
     assert.near(report_of_training.decoder_column_norms[1], norms.min, 1e-5)
@@ -115,7 +116,7 @@ describe("doctor", function()
   end)
 
   it("adds up over windows to what the formula gives at once", function()
-    local text = table.concat(documents, "\n", 1, 10):gsub("<|end_of_text|>", "")
+    local text = table.concat(documents, "\n", 1, 8):gsub("<|end_of_text|>", "")
     local report = assert(ms.doctor(model, sae, { text = text, tokens = 200 }))
     local ids = table.move(model:ids_of(text), 1, 201, 1, {})
     local x = model:forward(ids, { capture = { "model.layers.3" }, logits = false }).captures["model.layers.3"]
@@ -147,7 +148,7 @@ describe("doctor", function()
   it("names the right layer when another one is claimed", function()
     local built_in = require "moonscope.sample_text"
     for _, case in ipairs { { 0 }, { 1 }, { 2 }, { 4 }, { 5 }, { 0, built_in }, { 2, built_in }, { 4, built_in } } do
-      local layer, text = case[1], case[2] or some_documents
+      local layer, text = case[1], case[2] or documents
       local report = examine(unchanged, { layer = layer, text = text })
       assert.equal("wrong", report.verdict)
       local f = finding(report, "layer")
@@ -195,7 +196,7 @@ describe("doctor", function()
     end)
     local large <close> = fixtures.load_model_at(folder, { precision = "exact" })
     local other <close> = assert(ms.load_sae(fixtures.sae_path, { model = large }))
-    local report = assert(ms.doctor(large, other, { text = some_documents }))
+    local report = assert(ms.doctor(large, other, { text = documents, tokens = TOKENS }))
     local f = finding(report, "convention")
     assert.equal("wrong", f.level)
     assert.matches("scaled to a mean norm of sqrt(d_model)", f.message, 1, true)
@@ -253,7 +254,7 @@ describe("doctor", function()
     end)
     local broken <close> = fixtures.load_model_at(folder)
     local other <close> = assert(ms.load_sae(fixtures.sae_path, { model = broken }))
-    local report = assert(ms.doctor(broken, other))
+    local report = assert(ms.doctor(broken, other, { tokens = TOKENS }))
     assert.same({ model = "wrong" }, complaints(report))
     assert.matches("model.layers.3 is not finite at %d+ tokens: the model itself is broken",
       finding(report, "model").message)
@@ -290,8 +291,8 @@ describe("doctor", function()
     end)
     local other_model <close> = fixtures.load_model_at(folder, { precision = "exact" })
     local other <close> = assert(ms.load_sae(fixtures.sae_path, { model = other_model }))
-    for _, text in ipairs { some_documents, require "moonscope.sample_text" } do
-      local report = assert(ms.doctor(other_model, other, { text = text }))
+    for _, text in ipairs { documents, require "moonscope.sample_text" } do
+      local report = assert(ms.doctor(other_model, other, { text = text, tokens = TOKENS }))
       assert.equal("wrong", report.verdict)
       local f = finding(report, "model")
       assert.matches("^no place in this model fits: FVU", f.message)
@@ -303,9 +304,9 @@ describe("doctor", function()
   it("compares a published file with what is known of it", function()
     local known = sae_configs.SAE_CONFIGS["Moonscope-Tiny-Llama-SAE-l3"]
     local restore <close> = setmetatable({}, { __close = function() known.sha256, known.size_bytes = nil, nil end })
-    assert.equal("Moonscope-Tiny-Llama-SAE-l3", ms.doctor(model, sae).file.known)
+    assert.equal("Moonscope-Tiny-Llama-SAE-l3", ms.doctor(model, sae, { tokens = TOKENS }).file.known)
     known.sha256, known.size_bytes = ("0a"):rep(32), 5
-    local report = assert(ms.doctor(model, sae))
+    local report = assert(ms.doctor(model, sae, { tokens = TOKENS }))
     assert.equal("warning", report.verdict)
     assert.same({ file = "warning" }, complaints(report))
     assert.same({ "bytes of the file", "sha256" },
@@ -317,7 +318,7 @@ describe("doctor", function()
     local renamed = folder .. "/Moonscope-Tiny-Llama-SAE-l3.pth" -- found by its content, known by its name
     assert(os.rename(path, renamed))
     local wide <close> = assert(ms.load_sae(renamed, { model = model }))
-    report = assert(ms.doctor(model, wide))
+    report = assert(ms.doctor(model, wide, { tokens = TOKENS }))
     assert.same({ "dtype", "f32", "bf16" }, { report.file.differences[1].what, report.file.differences[1].found,
       report.file.differences[1].expected })
     assert.equal("bytes of the tensors", report.file.differences[2].what)
@@ -330,7 +331,7 @@ describe("doctor", function()
     local converted = assert(convert.sae(fixtures.sae_path, { output = folder }))
     local function verdict()
       local other <close> = assert(ms.load_sae(converted.safetensors, { model = model }))
-      return assert(ms.doctor(model, other))
+      return assert(ms.doctor(model, other, { tokens = TOKENS }))
     end
     assert.same({}, complaints(verdict()))
     local known = sae_configs.SAE_CONFIGS["Moonscope-Tiny-Llama-SAE-l3"]
@@ -346,7 +347,7 @@ describe("doctor", function()
 
   it("tells how far it has come: tokens, then bytes of the file", function()
     local last = {}
-    assert(ms.doctor(model, sae, { on_progress = function(done, total, unit)
+    assert(ms.doctor(model, sae, { tokens = TOKENS, on_progress = function(done, total, unit)
       assert.is_true(done >= (last[unit] or 0) and done <= total)
       assert.is_true(unit == "tokens" or last.tokens == last.total)
       last[unit], last.total = done, total
@@ -454,19 +455,20 @@ end)
 
 describe("moonscope doctor", function()
   local function doctor(...)
-    return process.moonscope { "doctor", "--model", fixtures.model_path, "--sae", fixtures.sae_path, ... }
+    return process.moonscope { "doctor", "--threads", "1", "--model", fixtures.model_path, "--sae", fixtures.sae_path,
+      ... }
   end
 
   it("prints tables, findings and a verdict", function()
     local result = doctor()
-    assert.same({ 0, "" }, { result.code, result.err })
+    assert.same({ 0, 0, "" }, { result.code, result.signal, result.err })
     assert.truthy(result.out:find "\n> model%.layers%.3 +0%.%d+ +%d+%.%d\n")
     assert.truthy(result.out:find "\nok +layer +model%.layers%.3 fits best: FVU 0%.%d+\n")
     assert.truthy(result.out:find "\nverdict: ok\n$")
   end)
 
   it("fails in one line when the SAE is on the wrong layer", function()
-    local result = doctor("--layer", "4")
+    local result = doctor("--layer", "4", "--tokens", "200")
     assert.equal(1, result.code)
     assert.truthy(result.out:find "\nwrong +layer +the SAE reads model%.layers%.3 ")
     assert.truthy(result.out:find "-> load it with %-%-layer 3")
@@ -477,7 +479,7 @@ describe("moonscope doctor", function()
   it("--json prints the same as data, also when it fails", function()
     local folder = fixtures.folder()
     local path = folder .. "/text"
-    fixtures.write(path, (table.concat(some_documents, "\n"):gsub("<|end_of_text|>", "")))
+    fixtures.write(path, (table.concat(documents, "\n", 1, 5):gsub("<|end_of_text|>", "")))
     local report = assert(json.decode(doctor("--text", path, "--tokens", "300", "--json").out))
     assert.same({ "ok", 3, "model.layers.3", "relu", 300 },
       { report.verdict, report.layer, report.hook, report.activation, report.tokens })
