@@ -8,7 +8,7 @@ local M = {
   instruction_set = core.instruction_set, instruction_sets = core.instruction_sets,
 }
 
-for _, name in ipairs { "tensor", "checkpoint", "tokenizer", "model", "sae", "hub" } do
+for _, name in ipairs { "tensor", "checkpoint", "tokenizer", "model", "sae", "doctor", "hub" } do
   for key, value in pairs(require("moonscope." .. name)) do
     assert(M[key] == nil, key)
     M[key] = value

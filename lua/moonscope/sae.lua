@@ -55,12 +55,22 @@ local function build(source, opts)
   return sae
 end
 
+---The options without the model, which an SAE does not keep alive: with them .path loads once more.
+local function kept(opts)
+  local copy = {}
+  for name, value in pairs(opts) do copy[name] = value end
+  copy.model = nil
+  return copy
+end
+
 ---What is known of it in Lua.
-local function describe(sae, source, path, opts)
+local function describe(sae, source, opts)
   local fields = core.fields(sae)
   for key, value in pairs(sae:_info()) do fields[key] = value end
-  for _, name in ipairs { "format", "activation", "hook", "output", "layer" } do fields[name] = source[name] end
-  fields.path = path
+  for _, name in ipairs { "format", "activation", "input_scale", "hook", "output", "layer", "path" } do
+    fields[name] = source[name]
+  end
+  fields.options = kept(opts)
   fields.unit = source.normalisation and "normalised" or "raw"
   fields.exact = opts.model ~= nil and opts.model:precision() == "exact"
 end
@@ -86,7 +96,8 @@ end
 ---@param opts {model: userdata?, layer: integer|string|nil, device: string?, dtype: string?, format: string?,
 ---  activation: string?, input_scale: number?}?
 ---@return userdata? sae  with .layer, .hook (nil when unknown), .output (a transcoder's), .d_sae, .d_model, .k,
----  .format, .activation, .unit ("raw", or "normalised": by what each position was divided by), .path
+---  .format, .activation, .unit ("raw", or "normalised": by what each position was divided by), .subtract_b_dec,
+---  .input_scale (nil: 1), .path (of the weights), .options
 ---@return string? message
 ---@return string? code
 function M.load_sae(name, opts)
@@ -105,7 +116,7 @@ function M.load_sae(name, opts)
   local sae, fits
   sae, message, code = build(source, opts)
   if not sae then return nil, message, code end
-  describe(sae, source, path, opts)
+  describe(sae, source, opts)
   if opts.model then
     fits, message, code = check_fit(sae, opts.model)
     if not fits then
@@ -159,5 +170,9 @@ end
 ---Dense features: [n_tok][d_sae].
 ---@return userdata
 function Features:totensor() return job.await(self:_totensor()) end
+
+---At how many positions each feature fires: [d_sae], f32.
+---@return userdata
+function Features:tally() return job.demand(self._tally, self) end
 
 return M

@@ -10,7 +10,18 @@
 ---  expansion_factor  features per dimension of the stream
 ---  d_model           width of that stream; a file that has another one is refused
 ---  sha256            of the file, optional: another one gives a warning
+---
+---Optional too, for `moonscope doctor`, which warns where a file or a measurement differs:
+---
+---  keys              names of the file's tensors
+---  dtype             of all of them
+---  size_bytes        of the file
+---  l0                features that fire per token, as published
 local M = {}
+
+local GOODFIRE_KEYS = {
+  "encoder_linear.weight", "encoder_linear.bias", "decoder_linear.weight", "decoder_linear.bias",
+}
 
 M.SAE_CONFIGS = {
   ["Llama-3.1-8B-Instruct-SAE-l19"] = {
@@ -20,6 +31,9 @@ M.SAE_CONFIGS = {
     expansion_factor = 16,
     d_model = 4096,
     sha256 = "bbdc6fad591d3d420e8859dcb6eefa4ec642026090f7f39a963b1c0f27290e4f",
+    keys = GOODFIRE_KEYS,
+    dtype = "f32",
+    l0 = 91,
   },
   ["Llama-3.3-70B-Instruct-SAE-l50"] = {
     repo_id = "Goodfire/Llama-3.3-70B-Instruct-SAE-l50",
@@ -28,6 +42,10 @@ M.SAE_CONFIGS = {
     expansion_factor = 8,
     d_model = 8192,
     sha256 = "81cfce8ea035564cb585d6e0f04efbf0eb114cab412a30a013762fe11f6d8ea6",
+    keys = GOODFIRE_KEYS,
+    dtype = "f32",
+    size_bytes = 4295264404,
+    l0 = 121,
   },
   ["Llama-3.2-1B-Instruct-SAE-l9"] = {
     repo_id = "qresearch/Llama-3.2-1B-Instruct-SAE-l9",
@@ -36,6 +54,7 @@ M.SAE_CONFIGS = {
     format = "qresearch",
     expansion_factor = 16,
     d_model = 2048,
+    l0 = 63,
   },
   ["DeepSeek-R1-Distill-Llama-8B-SAE-l19"] = {
     repo_id = "qresearch/DeepSeek-R1-Distill-Llama-8B-SAE-l19",
@@ -50,6 +69,9 @@ M.SAE_CONFIGS = {
     layer = "model.layers.3",
     expansion_factor = 16,
     d_model = 128,
+    keys = GOODFIRE_KEYS,
+    dtype = "bf16",
+    l0 = 10.9,
   },
 }
 
@@ -77,6 +99,16 @@ local function is_hash(value)
   return type(value) == "string" and #value == 64 and not value:find "[^0-9a-f]"
 end
 
+local function is_list_of_names(value)
+  if type(value) ~= "table" or #value == 0 then return false end
+  for _, name in ipairs(value) do
+    if type(name) ~= "string" then return false end
+  end
+  return true
+end
+
+local SIZES = { f32 = 4, f16 = 2, bf16 = 2 }
+
 -- Field, whether it must be there, test, what is expected.
 local fields = {
   { "repo_id", false, function(v) return type(v) == "string" and v:find "^[%w._-]+/[%w._-]+$" end, "OWNER/NAME" },
@@ -86,6 +118,10 @@ local fields = {
   { "expansion_factor", true, function(v) return math.type(v) and v > 0 end, "a number above 0" },
   { "d_model", true, is_count, "a whole number above 0" },
   { "sha256", false, is_hash, "64 hex digits in lower case" },
+  { "keys", false, is_list_of_names, "a list of names" },
+  { "dtype", false, function(v) return SIZES[v] end, "f32, f16 or bf16" },
+  { "size_bytes", false, is_count, "a whole number above 0" },
+  { "l0", false, function(v) return math.type(v) and v > 0 end, "a number above 0" },
 }
 
 local function check_entry(name, entry)
@@ -135,6 +171,15 @@ function M.of_file(path)
   for _, name in ipairs(sorted_keys(M.SAE_CONFIGS)) do
     if M.SAE_CONFIGS[name].filename == basename then return M.SAE_CONFIGS[name], name end
   end
+end
+
+---Bytes of the tensors of an entry's file: two matrices and two biases; nil where its dtype is not told.
+---@param entry table
+---@return integer?
+function M.payload_bytes(entry)
+  if not entry.dtype then return nil end
+  local d_sae = entry.expansion_factor * entry.d_model
+  return SIZES[entry.dtype] * math.tointeger(2 * d_sae * entry.d_model + d_sae + entry.d_model)
 end
 
 return M

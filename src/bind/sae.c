@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "bind/llama.h"
+#include "bind/tensor.h"
 
 #define SAE      "moonscope.Sae"
 #define FEATURES "moonscope.Features"
@@ -175,6 +176,8 @@ static int sae_info(lua_State *L) {
     lua_pushinteger(L, s->activation.k);
     lua_setfield(L, -2, "k");
   }
+  lua_pushboolean(L, s->centre.storage != NULL);
+  lua_setfield(L, -2, "subtract_b_dec");
   return 1;
 }
 
@@ -312,6 +315,23 @@ static int sae_direction(lua_State *L) {
   return l_job_start(L, t);
 }
 
+/* sae:_part(name) -> Tensor: a canonical part (sae/sae.h), the SAE's own, so for reading only; nil
+ * where it has none */
+static int sae_part(lua_State *L) {
+  static const char *const names[] = {"w_enc", "w_dec",     "b_enc", "b_dec",  "centre",
+                                      "skip",  "threshold", "gain",  "offset", NULL};
+  const moon_sae *s = l_sae_check(L, 1);
+  const moon_activation *a = &s->activation;
+  const moon_tensor *parts[] = {&s->w_enc, &s->w_dec,     &s->b_enc, &s->b_dec, &s->centre,
+                                &s->skip,  &a->threshold, &a->gain,  &a->offset};
+  const moon_tensor *part = parts[luaL_checkoption(L, 2, NULL, names)];
+  if (part->storage)
+    *l_tensor_new(L) = moon_tensor_retain(part);
+  else
+    lua_pushnil(L);
+  return 1;
+}
+
 /* Features */
 
 static moon_status run_dense(moon_task *task, moon_progress *progress, moon_err *err) {
@@ -324,6 +344,23 @@ static moon_status run_dense(moon_task *task, moon_progress *progress, moon_err 
 static int features_totensor(lua_State *L) {
   static const l_job_kind kind = {"totensor",  sizeof(sae_task), run_dense,
                                   push_tensor, drop_sae_task,    .soft = false};
+  shared_features *features = check_features(L, 1);
+  sae_task *t = l_job_new(L, &kind);
+  t->features = features;
+  atomic_fetch_add(&features->refs, 1);
+  return l_job_start(L, t);
+}
+
+static moon_status run_tally(moon_task *task, moon_progress *progress, moon_err *err) {
+  sae_task *t = (sae_task *)task;
+  (void)progress;
+  return moon_features_tally(&t->tensor, t->features->features, err);
+}
+
+/* features:_tally() -> job -> [d_sae] */
+static int features_tally(lua_State *L) {
+  static const l_job_kind kind = {"tally",     sizeof(sae_task), run_tally,
+                                  push_tensor, drop_sae_task,    .soft = true};
   shared_features *features = check_features(L, 1);
   sae_task *t = l_job_new(L, &kind);
   t->features = features;
@@ -418,17 +455,21 @@ static int features_tostring(lua_State *L) {
   return 1;
 }
 
-static const luaL_Reg sae_methods[] = {{"_info", sae_info},     {"device", sae_device},
-                                       {"dtype", sae_dtype},    {"_encode", sae_encode},
-                                       {"_decode", sae_decode}, {"_direction", sae_direction},
-                                       {"close", sae_close},    {NULL, NULL}};
+static const luaL_Reg sae_methods[] = {
+    {"_info", sae_info},     {"device", sae_device},  {"dtype", sae_dtype},
+    {"_encode", sae_encode}, {"_decode", sae_decode}, {"_direction", sae_direction},
+    {"_part", sae_part},     {"close", sae_close},    {NULL, NULL}};
 static const luaL_Reg sae_metamethods[] = {
     {"__gc", sae_close}, {"__close", sae_close}, {"__tostring", sae_tostring}, {NULL, NULL}};
 
-static const luaL_Reg features_methods[] = {
-    {"row", features_row}, {"count", features_count},        {"activation", features_activation},
-    {"l0", features_l0},   {"_totensor", features_totensor}, {"close", features_close},
-    {NULL, NULL}};
+static const luaL_Reg features_methods[] = {{"row", features_row},
+                                            {"count", features_count},
+                                            {"activation", features_activation},
+                                            {"l0", features_l0},
+                                            {"_totensor", features_totensor},
+                                            {"_tally", features_tally},
+                                            {"close", features_close},
+                                            {NULL, NULL}};
 static const luaL_Reg features_metamethods[] = {{"__gc", features_close},
                                                 {"__close", features_close},
                                                 {"__len", features_length},

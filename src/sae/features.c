@@ -212,3 +212,17 @@ moon_status moon_features_dense(moon_tensor *out, const moon_features *features,
   free(dense);
   return status;
 }
+
+moon_status moon_features_tally(moon_tensor *out, const moon_features *features, moon_err *err) {
+  int64_t d_sae = features->rows.n_columns;
+  *out = (moon_tensor){0};
+  float *tally = calloc((size_t)d_sae + 1, sizeof *tally);
+  if (!tally)
+    return moon_fail(err, MOON_ENOMEM, "features: no memory for %lld numbers", (long long)d_sae);
+  for (int64_t i = 0; i < features->offsets[features->rows.n_rows]; i++)
+    tally[features->indices[i]]++;
+  moon_status status = moon_tensor_from_host(out, moon_tensor_device(&features->rows.starts),
+                                             MOON_F32, &d_sae, 1, tally, err);
+  free(tally);
+  return status;
+}

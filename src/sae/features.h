@@ -32,4 +32,7 @@ moon_status moon_features_decode(moon_tensor *out, const moon_sae *sae,
 /* out [n_tok][d_sae] f32, owned by the caller. */
 moon_status moon_features_dense(moon_tensor *out, const moon_features *features, moon_err *err);
 
+/* out [d_sae] f32, owned by the caller: at how many rows each feature fires. */
+moon_status moon_features_tally(moon_tensor *out, const moon_features *features, moon_err *err);
+
 #endif

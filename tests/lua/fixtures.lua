@@ -56,12 +56,15 @@ function M.config(from, to)
   return text
 end
 
----The tiny model, warm: its work space is there, so that a test that uses it leaves nothing new behind.
-function M.load_model(opts)
-  local model = assert(ms.load_model(M.model_path, opts))
+---A model of the tiny one's vocabulary, warm: its work space is there, so that a test that uses it leaves nothing
+---new behind.
+function M.load_model_at(path, opts)
+  local model = assert(ms.load_model(path, opts))
   model:forward { 1275 }
   return model
 end
+
+function M.load_model(opts) return M.load_model_at(M.model_path, opts) end
 
 function M.load(opts)
   local model = M.load_model(opts)

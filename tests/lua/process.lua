@@ -81,6 +81,7 @@ function M.run(program, arguments, options)
     pipes[1]:close()
   end
   local patience = uv.new_timer() -- what hangs shall show what it had to say
+  uv.update_time() -- the loop's clock stood still since it last ran, and timers start from it
   patience:start(PATIENCE_MS, 0, function() child:kill "sigkill" end)
   patience:unref()
   uv.run()

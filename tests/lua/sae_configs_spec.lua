@@ -19,6 +19,14 @@ describe("SAE_CONFIGS", function()
     assert.equal(8, sae_configs.SAE_CONFIGS["Llama-3.3-70B-Instruct-SAE-l50"].expansion_factor)
   end)
 
+  it("knows the sizes of Goodfire's files", function()
+    local small = sae_configs.SAE_CONFIGS["Llama-3.1-8B-Instruct-SAE-l19"]
+    assert.equal(2147762176, sae_configs.payload_bytes(small))
+    local large = sae_configs.SAE_CONFIGS["Llama-3.3-70B-Instruct-SAE-l50"]
+    assert.equal(large.size_bytes - 2196, sae_configs.payload_bytes(large)) -- the rest is the zip file's
+    assert.is_nil(sae_configs.payload_bytes(entry {}))
+  end)
+
   it("is found by a file's name, in any folder", function()
     local found, name = sae_configs.of_file "/some/where/Llama-3.3-70B-Instruct-SAE-l50.pt"
     assert.equal("Llama-3.3-70B-Instruct-SAE-l50", name)
@@ -45,6 +53,10 @@ describe("the checker", function()
       { { d_model = 64.0 }, "d_model is 64.0, expected a whole number above 0" },
       { { d_model = false }, "d_model is nil, expected a whole number above 0" },
       { { sha256 = "AB" }, "sha256 is AB, expected 64 hex digits in lower case" },
+      { { keys = "a" }, "keys is a, expected a list of names" },
+      { { dtype = "f8" }, "dtype is f8, expected f32, f16 or bf16" },
+      { { size_bytes = 1.5 }, "size_bytes is 1.5, expected a whole number above 0" },
+      { { l0 = 0 }, "l0 is 0, expected a number above 0" },
       { { layers = 1 }, "unknown field layers" },
       { { d_model = "64", filename = 1 }, "filename is 1, expected a file's name" },
     } do

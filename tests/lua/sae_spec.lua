@@ -183,6 +183,12 @@ describe("an SAE", function()
     local total = 0
     for i = 1, 40 do total = total + features:count(i) end
     assert.equal(total / 40, features:l0())
+    local tally = {}
+    for j = 1, 2048 do tally[j] = 0 end
+    for i = 1, 40 do
+      for _, feature in ipairs(features:row(i)) do tally[feature.index + 1] = tally[feature.index + 1] + 1 end
+    end
+    assert.same(tally, features:tally():totable())
     assert.is_true(sae:decode(features):allclose(
       want:matmul(all["decoder_linear.weight"]:t()) + all["decoder_linear.bias"], { atol = 1e-3 }))
   end)
@@ -199,6 +205,7 @@ describe("an SAE", function()
     assert.equal(0, #features)
     assert.equal(0, features:l0())
     assert.same({ 0, 128 }, sae:decode(features):shape())
+    assert.equal(0, features:tally():sum():item())
     assert.error_matches(function() sae:encode(ms.zeros { 1, 64 }) end,
       "encode: found shape [1, 64], expected [n_tok, 128] (the SAE's d_model)", 1, true)
     assert.error_matches(function() sae:encode(ms.zeros { 128 }) end, "encode: found shape [128]", 1, true)
