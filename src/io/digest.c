@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "io/digest.h"
 
+#include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +16,8 @@ static moon_status fail_memory(moon_err *err) {
 }
 
 static moon_status new_digest(moon_digest **out, const EVP_MD *kind, moon_err *err) {
-  moon_digest *digest = calloc(1, sizeof *digest);
+  /* Without memory for its context OpenSSL 3.0 would go through NULL. */
+  moon_digest *digest = OSSL_LIB_CTX_get0_global_default() ? calloc(1, sizeof *digest) : NULL;
   if (!digest)
     return fail_memory(err);
   digest->refs = 1;
