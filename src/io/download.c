@@ -3,12 +3,13 @@
 
 #include <curl/curl.h>
 #include <dlfcn.h>
-#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+
+#include "io/head.h"
 
 #define LIBRARY        "libcurl.so.4"
 #define HEAD_MAX       ((size_t)64 << 10)
@@ -130,38 +131,9 @@ static int status_of(const moon_transfer *t) {
   return (int)status;
 }
 
-/* The value of the last header's field, borrowed, ended by \r\n; NULL: it has none. */
-static const char *field_of(const moon_transfer *t, const char *name) {
-  size_t size = strlen(name);
-  const char *line = t->head.data;
-  while (line && *line) {
-    if (!strncasecmp(line, name, size) && line[size] == ':')
-      return line + size + 1 + strspn(line + size + 1, " \t");
-    line = strchr(line, '\n');
-    line = line ? line + 1 : NULL;
-  }
-  return NULL;
-}
-
-/* A number and the character that must follow it; NULL: there is something else. */
-static const char *read_number(int64_t *out, const char *text, char after) {
-  char *end;
-  errno = 0;
-  *out = strtoll(text, &end, 10);
-  return errno || end == text || *end != after ? NULL : end + 1;
-}
-
-/* Content-Range: bytes FIRST-LAST/SIZE continues what the partial has. */
 static bool continues(const moon_transfer *t) {
-  const char *range = field_of(t, "content-range");
-  int64_t first, last, size;
-  if (!range || strncmp(range, "bytes ", 6) != 0)
-    return false;
-  range = read_number(&first, range + 6, '-');
-  range = range ? read_number(&last, range, '/') : NULL;
-  range = range ? read_number(&size, range, '\r') : NULL;
-  return range && first == moon_partial_done(t->partial) && size == moon_partial_size(t->partial) &&
-         last < size;
+  return moon_head_continues(t->head.data, moon_partial_done(t->partial),
+                             moon_partial_size(t->partial));
 }
 
 /* What a callback returns to end the transfer. */
