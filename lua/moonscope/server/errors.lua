@@ -16,7 +16,9 @@ M.CODES = {
   ECANCELED = "it was cancelled", EUNSUPPORTED = "understood, but there is no such thing yet",
   ESHAPE = "shapes do not fit", EDTYPE = "a dtype does not fit", EDEVICE = "a device failed or is missing",
   ENOMEM = "not enough memory", ERANGE = "out of range", ECONTEXT = "the context is full",
-  ECLOSED = "it was closed", EIO = "reading or writing failed", EINTERNAL = "a mistake of the server's; see the log",
+  ECLOSED = "it was closed", ENET = "the Hub cannot be reached", EHASH = "not the bytes that the Hub told of",
+  EACCES = "the Hub refuses access; a token may help", EIO = "reading or writing failed",
+  EINTERNAL = "a mistake of the server's; see the log",
 }
 
 ---@class moonscope.Refusal
@@ -66,7 +68,7 @@ function M.is_refusal(value) return getmetatable(value) == Refusal end
 
 ---Status for what opening, loading and parsing return as their third value.
 local STATUS = {
-  ENOENT = 404, EEXIST = 409, ENOMEM = 507, EIO = 500, ECANCELED = 409,
+  ENOENT = 404, EEXIST = 409, ENOMEM = 507, EIO = 500, ECANCELED = 409, ENET = 502, EHASH = 502, EACCES = 502,
 }
 
 ---Throws what `nil, message, code` tell: the caller's fault (400) unless the code says otherwise.
