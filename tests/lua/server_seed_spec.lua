@@ -5,6 +5,7 @@ local fixtures = require "fixtures"
 local http = require "http"
 local json = require "moonscope.json"
 local loop = require "moonscope.loop"
+local mock = require "mock_hub"
 local ms = require "moonscope"
 local reply = require "moonscope.server.reply"
 local uv = require "luv"
@@ -237,8 +238,15 @@ describe("features", function()
           end
         end
       end
-      local _, first = call("GET", "/features?sortBy=layer&sortOrder=asc&limit=1")
-      assert.equal("layer_3_feature_0", first.features[1].id)
+      call("POST", "/load-sae", { saePath = SAE, layer_idx = 2, force = true })
+      for order, layer in pairs { asc = 2, desc = 3 } do
+        local _, list = call("GET", "/features?sortBy=layer&limit=3&offset=2047&sortOrder=" .. order)
+        local ids = {}
+        for i, feature in ipairs(list.features) do ids[i] = feature.id end
+        assert.same({ ("layer_%d_feature_2047"):format(layer), ("layer_%d_feature_0"):format(5 - layer),
+          ("layer_%d_feature_1"):format(5 - layer) }, ids)
+      end
+      call("DELETE", "/sae/2")
       local _, found = call("GET", "/features?search=MIA")
       assert.is_true(found.total > 0 and found.total < 100)
       for _, feature in ipairs(found.features) do
@@ -468,6 +476,86 @@ describe("/load-goodfire-sae", function()
   end)
 end)
 
+describe("/load-goodfire-sae of the Hub", function()
+  local HUB_NAME = "Test-SAE-l3"
+  local configs = require("moonscope.sae_configs").SAE_CONFIGS
+
+  setup(function()
+    mock.start()
+    configs[HUB_NAME] = {
+      repo_id = "Goodfire/" .. HUB_NAME, filename = HUB_NAME .. ".pth", layer = "model.layers.3", expansion_factor = 16,
+      d_model = 128,
+    }
+  end)
+  teardown(function()
+    configs[HUB_NAME] = nil
+    mock.stop()
+  end)
+
+  local function scenario(rules)
+    mock.reset { HF_HUB_DOWNLOAD_TIMEOUT = "1", HF_HUB_ETAG_TIMEOUT = "1" }
+    local files = { [HUB_NAME .. ".pth"] = { assert(uv.fs_realpath(fixtures.sae_path)), lfs = true } }
+    mock.scenario { repos = { ["Goodfire/" .. HUB_NAME] = mock.repo(files) }, rules = rules }
+  end
+
+  it("downloads, converts and loads, and the next time has it", function()
+    with_app(function(call, app)
+      scenario()
+      assert.equal(200, (call("POST", "/load-model", { model_name = "tiny" })))
+      local _, started = call("POST", "/load-goodfire-sae", { sae_name = HUB_NAME, wait = false })
+      local job, stages = app.jobs:get(started.job_id), {}
+      while job.status == "running" do
+        local version = job.version
+        if job.stage ~= stages[#stages] then stages[#stages + 1] = job.stage end
+        job:wait_for_news(version)
+      end
+      assert.equal("completed", job.status)
+      assert.equal("downloading", stages[1])
+      assert.equal("loading", job.stage)
+      local _, body = call("GET", "/jobs/" .. job.id)
+      assert.same({ 3, HUB_NAME }, { body.result.layer_idx, body.result.sae_name })
+      assert.truthy(infer(call).generated_text:find(TIRED, 1, true))
+      mock.scenario { repos = {} } -- nothing is there any more
+      local status = call("POST", "/load-goodfire-sae", { sae_name = "Goodfire/" .. HUB_NAME })
+      assert.same({ 200, 0 }, { status, #mock.requests() })
+    end)
+  end)
+
+  it("says what the Hub says, and what was there stays", function()
+    with_app(function(call, _, folder)
+      load_both(call)
+      scenario()
+      mock.scenario { repos = {} }
+      local status, body = call("POST", "/load-goodfire-sae", { sae_name = HUB_NAME })
+      assert.same({ 404, "sae_name" }, { status, body.field }, json.encode(body))
+      mock.set { HF_HUB_OFFLINE = "1" }
+      assert.equal(404, (call("POST", "/load-goodfire-sae", { sae_name = HUB_NAME })))
+      local _, sae = call("GET", "/sae/status")
+      assert.equal("ready", sae.status)
+      for name in uv.fs_scandir_next, assert(uv.fs_scandir(("%s/saes/%s"):format(folder, HUB_NAME))) do
+        error("left behind: " .. name)
+      end
+    end)
+  end)
+
+  it("cancelled while it downloads leaves nothing, and works again", function()
+    with_app(function(call, app, folder)
+      assert.equal(200, (call("POST", "/load-model", { model_name = "tiny" })))
+      scenario()
+      local _, started = call("POST", "/load-goodfire-sae", { sae_name = HUB_NAME, wait = false })
+      local job = app.jobs:get(started.job_id)
+      assert.equal("downloading", job.stage)
+      assert.is_true(job:cancel())
+      while job.status == "running" do job:wait_for_news(job.version) end
+      assert.same({ "cancelled", "ECANCELED" }, { job.status, job.refusal.code })
+      for name in uv.fs_scandir_next, assert(uv.fs_scandir(("%s/saes/%s"):format(folder, HUB_NAME))) do
+        error("left behind: " .. name)
+      end
+      assert.equal(200, (call("POST", "/load-goodfire-sae", { sae_name = HUB_NAME })))
+    end)
+  end)
+end)
+
 describe("files", function()
   it("of an SAE are a pair that loads again", function()
     with_app(function(call, _, folder)
@@ -628,7 +716,17 @@ describe("files", function()
 end)
 
 describe("caches", function()
-  it("are counted, bounded and cleared", function()
+  it("are bounded: the oldest goes first", function()
+    local cache = require("moonscope.server.cache").new(3)
+    for i = 1, 5 do cache:put("key" .. i, i) end
+    cache:put("key4", 44)
+    local kept = {}
+    for i = 1, 5 do kept[i] = cache:get("key" .. i) or 0 end
+    assert.same({ 0, 0, 3, 44, 5 }, kept)
+    assert.same({ 3, 2, 3 }, { cache:counts() })
+  end)
+
+  it("are counted and cleared", function()
     with_app(function(call)
       load_both(call)
       local function stats()
@@ -646,8 +744,6 @@ describe("caches", function()
       assert.same({ 3, 1, 1, 0.75 }, { told.feature_cache_hits, told.feature_cache_misses, told.feature_cache_size,
         told.feature_cache_hit_rate })
       for _, name in ipairs { "provenance", "analysis" } do assert.equal(0, told[name .. "_cache_hits"]) end
-      for i = 1, 70 do infer(call, { text = "A dog " .. i, max_length = 0 }) end
-      assert.equal(64, stats().inference_cache_size)
       local status, body = call("POST", "/cache/clear")
       assert.same({ 200, true, "All caches cleared" }, { status, body.success, body.message })
       assert.same({ 0, 0 }, { stats().inference_cache_size, stats().feature_cache_size })

@@ -29,50 +29,60 @@ local function matcher(bench, search)
   end
 end
 
----A feature in a list takes one number: an SAE may have a hundred thousand.
-local function code_of(entry, index) return entry.layer << 32 | index end
+-- An SAE may have a hundred thousand features: one is a number, and sorting them compares nothing but numbers.
+local INDEX_BITS, PLACE_BITS = 32, 31
 
----Those that match and fired, and those that match and did not, in the order of layers and numbers.
-local function collect(entries, matches)
-  local fired, silent, n = {}, {}, 0
+local function code_of(entry, index) return entry.layer << INDEX_BITS | index end
+
+---The bits of a float of 32, as a whole number that is larger for a larger float.
+local function ordinal(x)
+  local bits = string.unpack("<i4", string.pack("<f", x))
+  return bits < 0 and bits ~ 0x7FFFFFFF or bits
+end
+
+local MEASURES = {
+  activation = function(record) return ordinal(record.max) end,
+  frequency = function(record, entry) return ordinal(record.n / entry.activity.n_tokens) end,
+  layer = function() return 0 end,
+}
+
+---Those that match, in the order of layers and numbers: those that fired with their measure, and those that
+---did not.
+local function collect(entries, matches, measure)
+  local fired, measures, silent, n = {}, {}, {}, 0
   for _, entry in ipairs(entries) do
     for index = 0, entry.sae.d_sae - 1 do
       if matches(entry, index) then
         local record = entry.activity.records[index]
-        if record then
-          fired[#fired + 1] = {
-            code = code_of(entry, index), activation = record.max, frequency = record.n / entry.activity.n_tokens,
-          }
-        else
-          silent[#silent + 1] = code_of(entry, index)
-        end
+        local list = record and fired or silent
+        list[#list + 1] = code_of(entry, index)
+        if record then measures[#fired] = measure(record, entry) end
       end
       n = n + 1
       if n % TURN == 0 then loop.sleep(0) end
     end
   end
-  return fired, silent
+  return fired, measures, silent
 end
 
 ---One that never fired, or of which nothing was measured, is less than any that did.
-local function by_measure(fired, silent, column, descending)
-  table.sort(fired, function(a, b)
-    if a[column] ~= b[column] then return (a[column] < b[column]) ~= descending end
-    return a.code < b.code
-  end)
-  for i, feature in ipairs(fired) do fired[i] = feature.code end
-  local first, last = fired, silent
-  if not descending then first, last = silent, fired end
-  return table.move(last, 1, #last, #first + 1, first)
+local function by_measure(fired, measures, silent, descending)
+  local keys, order = {}, {}
+  for i, measure in ipairs(measures) do keys[i] = (descending and -measure or measure) << PLACE_BITS | i end
+  table.sort(keys)
+  for i, key in ipairs(keys) do order[i] = fired[key & (1 << PLACE_BITS) - 1] end
+  if descending then return table.move(silent, 1, #silent, #order + 1, order) end
+  return table.move(order, 1, #order, #silent + 1, silent)
 end
 
+---Within a layer always the lowest number first.
 local function by_layer(fired, silent, descending)
-  for _, feature in ipairs(fired) do silent[#silent + 1] = feature.code end
-  table.sort(silent, function(a, b)
-    if a >> 32 ~= b >> 32 then return (a < b) ~= descending end
-    return a < b
-  end)
-  return silent
+  local flip = descending and saes.MAX_LAYER << INDEX_BITS or 0
+  local keys = table.move(silent, 1, #silent, #fired + 1, fired)
+  for i, code in ipairs(keys) do keys[i] = code ~ flip end
+  table.sort(keys)
+  for i, key in ipairs(keys) do keys[i] = key ~ flip end
+  return keys
 end
 
 ---Says which list it would be: what was measured decides, too.
@@ -90,12 +100,12 @@ local function order_of(request, entries)
   local key = key_of(args, entries)
   local order = kept:get(key)
   if order then return order end
-  local fired, silent = collect(entries, matcher(request.workbench, args.search))
-  local descending = args.sort_order == "desc"
+  local matches, descending = matcher(request.workbench, args.search), args.sort_order == "desc"
+  local fired, measures, silent = collect(entries, matches, MEASURES[args.sort_by])
   if args.sort_by == "layer" then
     order = by_layer(fired, silent, descending)
   else
-    order = by_measure(fired, silent, args.sort_by, descending)
+    order = by_measure(fired, measures, silent, descending)
   end
   kept:put(key, order)
   return order
@@ -107,7 +117,7 @@ local function list_features(request)
   for _, entry in ipairs(entries) do entry_at[entry.layer] = entry end
   local order, features = order_of(request, entries), json.array {}
   for i = args.offset + 1, math.min(args.offset + args.limit, #order) do
-    local layer, index = order[i] >> 32, order[i] & 0xFFFFFFFF
+    local layer, index = order[i] >> INDEX_BITS, order[i] & (1 << INDEX_BITS) - 1
     features[#features + 1] = json.ordered(saes.describe(bench, entry_at[layer], index))
   end
   return 200, json.ordered {
