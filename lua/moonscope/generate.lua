@@ -9,7 +9,7 @@ local edits = require "moonscope.edits"
 local Llama = core.types.Llama
 
 local OPTIONS = options.names("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "ignore_eos",
-  "edits", "capture", "on_token")
+  "edits", "capture", "on_token", "prompt_capture", "on_prompt")
 local MAX_TOKENS = 40
 
 ---A prompt's token ids: a text gets one BOS in front unless it begins with it; a list is taken as it is.
@@ -69,7 +69,7 @@ local function seconds_since(start) return (uv.hrtime() - start) / 1e9 end
 ---false. on_token gets the logits that the token was drawn from, and with `capture` the places of the pass
 ---that the token went through, which is then made for the last one too.
 ---@param prompt string|integer[]
----@param opts {max_tokens: integer?, temperature: number?, top_k: integer?, top_p: number?, min_p: number?, seed: integer?, ignore_eos: boolean?, edits: moonscope.Edit[]?, capture: string[]?, on_token: fun(token: {id: integer, text: string, logits: userdata?, captures: table?}): boolean?}?
+---@param opts {max_tokens: integer?, temperature: number?, top_k: integer?, top_p: number?, min_p: number?, seed: integer?, ignore_eos: boolean?, edits: moonscope.Edit[]?, capture: string[]?, prompt_capture: string[]?, on_prompt: fun(out: {logits: userdata, captures: table})?, on_token: fun(token: {id: integer, text: string, logits: userdata?, captures: table?}): boolean?}?
 ---@return {prompt_ids: integer[], ids: integer[], text: string, finish_reason: "stop"|"length", timings: table, edits: table}
 function Llama:generate(prompt, opts)
   opts = options.check("generate", opts, OPTIONS)
@@ -87,8 +87,10 @@ function Llama:generate(prompt, opts)
 
   local session <close> = self:session()
   local start = uv.hrtime()
-  local logits = session:prefill(reply.prompt_ids, { edits = changes }).logits
+  local first = session:prefill(reply.prompt_ids, { edits = changes, capture = opts.prompt_capture })
+  local logits = first.logits
   local prompt_seconds = seconds_since(start)
+  if opts.on_prompt then opts.on_prompt(first) end
   local decode_start = uv.hrtime()
   while #reply.ids < max_tokens do
     local id = draw(logits)

@@ -3,9 +3,11 @@
 ---so do tests: `app:call("POST", "/load-model", { model_name = "tiny" })`.
 local json = require "moonscope.json"
 local loop = require "moonscope.loop"
+local cache = require "moonscope.server.cache"
 local errors = require "moonscope.server.errors"
 local jobs = require "moonscope.server.jobs"
 local log = require "moonscope.server.log"
+local patches = require "moonscope.server.patches"
 local paths = require "moonscope.server.paths"
 local reply = require "moonscope.server.reply"
 local request = require "moonscope.server.request"
@@ -16,7 +18,12 @@ local M = {}
 M.__index = M
 
 ---The families of routes, lua/moonscope/server/routes/NAME.lua; what a family adds overrides those before.
-M.FAMILIES = { "status", "model", "sae", "jobs", "openai", "websocket" }
+M.FAMILIES = {
+  "status", "model", "sae", "goodfire", "features", "patches", "inference", "files", "caches", "absent", "jobs",
+  "openai", "websocket",
+}
+
+local FEATURE_LISTS, INFERENCES = 8, 64 -- that are kept
 
 ---@param options table  see server/init.lua
 ---@return table? app
@@ -30,12 +37,22 @@ function M.new(options)
   lists[#lists + 1] = options.routes
   local self = setmetatable({
     router = router.new(lists), paths = data, jobs = jobs.new(), options = options,
-    listeners = {}, n_requests = 0, prefix = ("%06x-"):format(math.random(0, 0xFFFFFF)),
+    listeners = {}, n_requests = 0, era = 0, prefix = ("%06x-"):format(math.random(0, 0xFFFFFF)),
   }, M)
   self.workbench = workbench.new(options, function(bench)
-    self:publish("model_status", { status = bench.status, modelName = bench.model_name, error = bench.error })
+    self:on_status(bench)
   end)
+  self.patches = patches.new(self)
+  self.caches = { feature = cache.new(FEATURE_LISTS), inference = cache.new(INFERENCES) }
   return self
+end
+
+---The model, its status or the SAEs are others than before: `era` is another, too.
+function M:on_status(bench)
+  self.era = self.era + 1
+  for _, kept in pairs(self.caches) do kept:clear() end
+  self.patches:sweep()
+  self:publish("model_status", { status = bench.status, modelName = bench.model_name, error = bench.error })
 end
 
 ---Tells every WebSocket that listens (routes/websocket.lua): {"type": kind, "data": data, ...more}.

@@ -128,16 +128,20 @@ end
 ---@field logprobs integer?  nil: none; else how many alternatives
 ---@field stops string[]
 
-local function check_room(use, writing)
-  local context, n = use.model:context(), #writing.prompt_ids
-  if n == 0 then errors.refuse(400, "EINVAL", "the prompt has no tokens", "prompt") end
+---Throws 400 for token ids that the model cannot take.
+---@param use moonscope.Use
+---@param ids integer[]
+---@param field string  that they came from
+function M.check_room(use, ids, field)
+  local context, n = use.model:context(), #ids
+  if n == 0 then errors.refuse(400, "EINVAL", ("the %s has no tokens"):format(field), field) end
   if n > context then
-    errors.refuse(400, "ECONTEXT", ("the prompt has %d tokens, the context holds %d"):format(n, context), "prompt")
+    errors.refuse(400, "ECONTEXT", ("the %s has %d tokens, the context holds %d"):format(field, n, context), field)
   end
-  for i, id in ipairs(writing.prompt_ids) do
+  for i, id in ipairs(ids) do
     if id < 0 or id >= use.model.config.n_vocab then
-      errors.refuse(400, "ERANGE", ("prompt: token %d is %d, expected 0 to %d"):format(i - 1, id,
-        use.model.config.n_vocab - 1), "prompt")
+      errors.refuse(400, "ERANGE", ("%s: token %d is %d, expected 0 to %d"):format(field, i - 1, id,
+        use.model.config.n_vocab - 1), field)
     end
   end
 end
@@ -147,7 +151,7 @@ end
 ---@param args table  of M.FIELDS
 ---@param writing moonscope.Writing
 function M.prepare(use, args, writing)
-  check_room(use, writing)
+  M.check_room(use, writing.prompt_ids, "prompt")
   writing.edits = edits.resolve(use, args.edits)
   writing.stops = M.stops(args.stop)
   writing.args = args

@@ -16,7 +16,9 @@ M.CODES = {
   ECANCELED = "it was cancelled", EUNSUPPORTED = "understood, but there is no such thing yet",
   ESHAPE = "shapes do not fit", EDTYPE = "a dtype does not fit", EDEVICE = "a device failed or is missing",
   ENOMEM = "not enough memory", ERANGE = "out of range", ECONTEXT = "the context is full",
-  ECLOSED = "it was closed", EIO = "reading or writing failed", EINTERNAL = "a mistake of the server's; see the log",
+  ECLOSED = "it was closed", ENET = "the Hub cannot be reached", EHASH = "not the bytes that the Hub told of",
+  EACCES = "the Hub refuses access; a token may help", EIO = "reading or writing failed",
+  EINTERNAL = "a mistake of the server's; see the log",
 }
 
 ---@class moonscope.Refusal

@@ -17,6 +17,7 @@ returns a status and
     a table                                 JSON; json.array {} for an empty list, json.ordered for an order
     reply.events(function(send) ... end)    server-sent events: send(table or text, event name or nil)
     reply.bytes(text, type, filename)       reply.file(path, type, filename)
+    reply.descriptor(fd, type, filename)    the same of an open file
 
 and maybe a list of headers { "Retry-After", "1" }. It throws errors.refuse(status, code, detail, field); what
 else it throws is a 500 with an id, logged with its traceback. A client that leaves cancels the task at its

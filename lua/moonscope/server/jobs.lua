@@ -17,6 +17,7 @@ local KEEP = 100 -- ended jobs that are remembered
 ---@field kind string  "load-model"
 ---@field title string
 ---@field status "running"|"completed"|"failed"|"cancelled"
+---@field stage string?  what it does now: "downloading", "converting", "loading"
 ---@field progress {done: integer, total: integer, unit: string?}
 ---@field result table?  once completed
 ---@field refusal moonscope.Refusal?  once failed or cancelled
@@ -99,6 +100,13 @@ function Job:report(done, total, unit)
   wake_all(self)
 end
 
+---Another part of the work begins.
+---@param stage string
+function Job:enter_stage(stage)
+  self.stage, self.progress = stage, { done = 0, total = 0 }
+  wake_all(self)
+end
+
 function Job:cancel()
   if self.status ~= "running" then return false end
   self.canceled = true
@@ -131,6 +139,7 @@ function Job:describe()
     { "id", self.id }, { "kind", self.kind }, { "title", json.text(self.title) }, { "status", self.status },
     { "progress", json.ordered {
       { "done", self.progress.done }, { "total", self.progress.total }, { "unit", self.progress.unit },
+      { "stage", self.stage },
     } },
     { "created_at", os.date("!%Y-%m-%dT%H:%M:%SZ", self.created_at) },
   }

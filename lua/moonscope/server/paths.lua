@@ -98,4 +98,24 @@ function M:output(path, field)
   return found .. "/" .. name
 end
 
+---The real path of a folder below the first data folder that is to be written to; its last part is made
+---where it is missing. Throws 400 and 404.
+---@param path string
+---@param field string
+---@return string
+function M:output_folder(path, field)
+  check_text(path, field)
+  local found = uv.fs_realpath(absolute(self, path))
+  if not found then
+    found = self:output(path:gsub("(.)/+$", "%1"), field)
+    local ok, message = uv.fs_mkdir(found, tonumber("777", 8))
+    if not ok then errors.refuse(400, "EINVAL", ("%s: %s"):format(field, json.text(message)), field) end
+  end
+  if not is_below(self.roots[1], found) then refuse_missing(path, field) end
+  if uv.fs_stat(found).type ~= "directory" then
+    errors.refuse(400, "EINVAL", ("%s: %s: not a folder"):format(field, json.text(path)), field)
+  end
+  return found
+end
+
 return M

@@ -32,6 +32,15 @@ function M.file(path, content_type, filename)
   return setmetatable({ kind = "file", path = path, content_type = content_type, filename = filename }, M)
 end
 
+---The same of an open file, which may have no name any more. The reply closes it.
+---@param fd integer
+---@param content_type string
+---@param filename string?
+---@return moonscope.Reply
+function M.descriptor(fd, content_type, filename)
+  return setmetatable({ kind = "file", fd = fd, content_type = content_type, filename = filename }, M)
+end
+
 ---A table that never changes, so that it is encoded once; for what is asked for all the time.
 ---@param body table
 ---@return moonscope.Reply

@@ -69,7 +69,8 @@ local function respond_constant(self, new, status, answer)
 end
 
 local function respond_file(self, new, status, answer)
-  local fd, message = uv.fs_open(answer.path, "r", 0)
+  local fd, message = answer.fd, nil
+  if not fd then fd, message = uv.fs_open(answer.path, "r", 0) end
   if not fd then errors.refuse(404, "ENOENT", json.text(message)) end
   local size = uv.fs_fstat(fd).size
   local headers = answer.filename and disposition(answer.filename) or NO_STORE

@@ -3,6 +3,7 @@
 ---Loading and unloading a model first ends the answers that run; meanwhile nobody else gets in.
 local loop = require "moonscope.loop"
 local ms = require "moonscope"
+local activity = require "moonscope.server.activity"
 local errors = require "moonscope.server.errors"
 
 local M = {}
@@ -24,7 +25,8 @@ local function set_status(self, status, error_text)
   self:on_status()
 end
 
-local function check_free(self)
+---Throws 503 while a model is loaded.
+function M:check_free()
   if self.status == "loading" then
     errors.refuse(503, "ELOADING", "A model is being loaded; try again soon", nil, { retry_after = RETRY_SECONDS })
   end
@@ -70,9 +72,9 @@ function M:enter()
   local task = coroutine.running()
   local use = self.answers[task]
   if use then return use end
-  check_free(self)
+  self:check_free()
   if not self.model then
-    errors.refuse(400, "ENOMODEL", "Model not loaded: POST /load-model first")
+    errors.refuse(400, "ENOMODEL", "No model loaded: POST /load-model first")
   elseif self.n_answers >= self.options.max_answers then
     errors.refuse(429, "EBUSY", ("%d answers run already; try again soon"):format(self.n_answers), nil,
       { retry_after = RETRY_SECONDS })
@@ -119,7 +121,7 @@ end
 
 ---Nobody else gets in until this is closed: what was begun is then done, or was cancelled.
 local function alone(self)
-  check_free(self)
+  self:check_free()
   self.status = "loading"
   return setmetatable({}, { __close = function()
     if self.status ~= "loading" then return end
@@ -160,7 +162,7 @@ end
 ---Loads an SAE beside the model; the same layer replaces. Throws a refusal.
 ---@param path string
 ---@param options {layer: integer?, dtype: string?, force: boolean?}
----@return table entry  { sae =, layer =, path = }
+---@return table entry  { sae =, layer =, path =, activity =, labels = }
 function M:load_sae(path, options)
   local use = self:enter()
   local guard <close> = setmetatable({}, { __close = function() self:leave(coroutine.running()) end })
@@ -185,7 +187,7 @@ function M:load_sae(path, options)
     errors.refuse(400, "EINVAL", "layer_idx: the SAE's layer is unknown; name the layer that it was trained on",
       "layer_idx")
   end
-  local entry = { sae = sae, layer = sae.layer, path = path, users = 0 }
+  local entry = { sae = sae, layer = sae.layer, path = path, users = 0, activity = activity.new(), labels = {} }
   local before = self.saes[entry.layer]
   self.saes[entry.layer] = entry
   if before then retire(before) end

@@ -1,41 +1,17 @@
 -- SPDX-License-Identifier: MIT
 ---Loading and freeing SAEs.
 local json = require "moonscope.json"
-local errors = require "moonscope.server.errors"
 local actions = require "moonscope.server.actions"
-
-local MAX_LAYER = 1023
-
-local function loaded(entry)
-  local sae = entry.sae
-  return json.ordered {
-    { "success", true }, { "layer_idx", entry.layer }, { "layer_name", ("model.layers.%d"):format(entry.layer) },
-    { "expansion_factor", sae.d_sae / sae.d_model }, { "status", "ready" }, { "layerCount", 1 },
-    { "featureCount", sae.d_sae }, { "device", sae:device() }, { "dtype", sae:dtype() },
-  }
-end
-
----Activations of a corpus are not there yet: an activations file that is missing is the client's mistake,
----one that is there asks for what does not exist.
-local function check_activations(request)
-  local path = request.args.activations_path
-  if not path then return end
-  local ok, refusal = pcall(request.paths.file, request.paths, path, "activationsPath")
-  if not ok then
-    errors.refuse(400, "ENOENT", errors.is_refusal(refusal) and refusal:text() or refusal, "activationsPath")
-  end
-  errors.refuse(501, "EUNSUPPORTED", "activationsPath: statistics over recorded activations are not there yet; "
-    .. "null loads the SAE without them", "activationsPath")
-end
+local saes = require "moonscope.server.saes"
 
 local function load_sae(request)
   local args, bench = request.args, request.workbench
-  check_activations(request)
+  saes.check_activations(request)
   bench:enter()
   local path = request.paths:file(args.sae_path, "saePath")
   bench:leave(coroutine.running()) -- the job uses the model, not this request, which only waits
   local job = request.jobs:start("load-sae", args.sae_path, function()
-    return loaded(bench:load_sae(path, { layer = args.layer_idx, dtype = args.dtype, force = args.force }))
+    return saes.loaded(bench:load_sae(path, { layer = args.layer_idx, dtype = args.dtype, force = args.force }))
   end)
   return actions.answer(job, args.wait)
 end
@@ -64,7 +40,7 @@ end
 
 return {
   { "POST", "/load-sae", load_sae, fields = {
-    { "layer_idx", "integer", null = true, min = 0, max = MAX_LAYER },
+    { "layer_idx", "integer", null = true, min = 0, max = saes.MAX_LAYER },
     { "sae_path", "text", required = true, max_length = 4096 },
     { "activations_path", "text", null = true, max_length = 4096 },
     { "dtype", "text", null = true, choices = { "f32", "f16", "bf16", "file" } },
@@ -73,6 +49,6 @@ return {
   } },
   { "GET", "/sae/status", sae_status, at_once = true },
   { "DELETE", "/sae/{layer_idx}", unload_sae, fields = {
-    { "layer_idx", "integer", required = true, min = 0, max = MAX_LAYER },
+    { "layer_idx", "integer", required = true, min = 0, max = saes.MAX_LAYER },
   } },
 }
