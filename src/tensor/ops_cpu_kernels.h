@@ -124,53 +124,7 @@ static moon_status rms_norm(const moon_tensor *out, const moon_tensor *x, const 
   return MOON_OK;
 }
 
-/* One query row against rows 0 .. n_keys - 1 of one head's cache. scores has room for n_keys. */
-INLINE void attend(moon_dtype dtype, float *out, const float *q, const void *k, const void *v,
-                   int64_t n_keys, int64_t d_head, float scale, float *scores) {
-  float largest = -INFINITY, sum = 0;
-  for (int64_t i = 0; i < n_keys; i++) {
-    scores[i] = scale * dot(q, dtype, at(dtype, k, i * d_head), d_head);
-    largest = scores[i] > largest || isnan(scores[i]) ? scores[i] : largest;
-  }
-  for (int64_t i = 0; i < n_keys; i++)
-    sum += scores[i] = expf(scores[i] - largest);
-  for (int64_t j = 0; j < d_head; j++)
-    out[j] = 0;
-  for (int64_t i = 0; i < n_keys; i++)
-    axpy(out, scores[i] / sum, dtype, at(dtype, v, i * d_head), d_head);
-}
-
-static moon_status attention(const moon_tensor *out, const moon_tensor *q, const moon_tensor *k,
-                             const moon_tensor *v, const moon_tensor *positions, float scale,
-                             moon_arithmetic arithmetic, moon_err *err) {
-  (void)arithmetic;
-  int64_t n = q->shape[0], n_heads = q->shape[1], d_head = q->shape[2], n_ctx = k->shape[1];
-  int64_t group = n_heads / k->shape[0], longest = 0;
-  const int32_t *position = moon_tensor_data(positions);
-  for (int64_t t = 0; t < n; t++)
-    longest = position[t] + 1 > longest ? position[t] + 1 : longest;
-  bool shared = worth_threads(n * n_heads * longest * d_head);
-  int threads = shared ? moon_cpu_threads() : 1;
-  float *scores = malloc((size_t)(threads * longest) * sizeof *scores + 1);
-  if (!scores)
-    return moon_fail(err, MOON_ENOMEM, "attention: no memory for %lld scores",
-                     (long long)(threads * longest));
-#pragma omp parallel num_threads(threads)
-  {
-    float *mine = scores + omp_get_thread_num() * longest;
-#pragma omp for schedule(static, 1)
-    for (int64_t i = 0; i < n * n_heads; i++) {
-      int64_t t = i / n_heads, head = i % n_heads, row = head / group * n_ctx * d_head;
-      const float *query = (const float *)moon_tensor_data(q) + i * d_head;
-      float *y = (float *)moon_tensor_data(out) + i * d_head;
-      WITH_DTYPE(k->dtype,
-                 attend(DTYPE, y, query, at(DTYPE, moon_tensor_data(k), row),
-                        at(DTYPE, moon_tensor_data(v), row), position[t] + 1, d_head, scale, mine));
-    }
-  }
-  free(scores);
-  return MOON_OK;
-}
+#include "tensor/ops_cpu_attention.h"
 
 static moon_status sae_decode(const moon_tensor *out, const moon_sparse *f,
                               const moon_tensor *w_dec, const moon_tensor *b_dec, moon_err *err) {

@@ -21,16 +21,16 @@ enum { MAX_ROUNDS = 99 };
 
 static int n_rounds = 7;
 
-typedef struct shape {
+typedef struct job {
   const char *name;
   int64_t M, K, N;
   moon_dtype dtype;
   moon_arithmetic arithmetic;
   bool is_sae; /* with bias, relu, count and compaction */
-} shape;
+} job;
 
 typedef struct work {
-  shape s;
+  job s;
   moon_tensor out, x, w, bias;
 } work;
 
@@ -182,7 +182,7 @@ static int by_size(const void *a, const void *b) {
 }
 
 /* Whichever limit lets this work take longer. */
-static void measure(const shape *s, const float *buffer, int64_t n) {
+static void measure(const job *s, const float *buffer, int64_t n) {
   moon_err err;
   work one = {.s = *s}, *o = &one;
   double share[MAX_ROUNDS], took[MAX_ROUNDS], bound[MAX_ROUNDS];
@@ -228,7 +228,7 @@ int main(int argc, char **argv) {
     else
       must(moon_cpu_use_instruction_set(argv[i], &err), &err);
   const moon_arithmetic BF16 = MOON_ARITHMETIC_BF16, F32 = MOON_ARITHMETIC_F32;
-  const shape list[] = {
+  const job list[] = {
       {"decode bf16 4096x65536, 1", 1, 4096, 65536, MOON_BF16, F32, false},
       {"decode bf16 4096x65536, 4", 4, 4096, 65536, MOON_BF16, F32, false},
       {"decode bf16 4096x65536, 16", 16, 4096, 65536, MOON_BF16, F32, false},
