@@ -108,6 +108,16 @@ INLINE vec vec_exp(vec x) {
 
 #include "tensor/ops_cpu_products.h"
 
+/* y := x * scale * w, n long */
+INLINE void weigh(moon_dtype dtype, float *y, const float *x, float scale, const void *w,
+                  int64_t n) {
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES)
+    vec_store(y + i, vec_mul(vec_mul(vec_load(x + i), vec_set(scale)), load_vec(dtype, w, i)));
+  for (; i < n; i++)
+    y[i] = x[i] * scale * load_one(dtype, w, i);
+}
+
 static moon_status rms_norm(const moon_tensor *out, const moon_tensor *x, const moon_tensor *w,
                             float eps, moon_err *err) {
   (void)err;
@@ -118,13 +128,14 @@ static moon_status rms_norm(const moon_tensor *out, const moon_tensor *x, const 
   for (int64_t t = 0; t < n; t++) {
     const float *row = xs + t * d;
     float scale = 1.0f / sqrtf(dot(row, MOON_F32, row, d) / (float)d + eps);
-    for (int64_t i = 0; i < d; i++)
-      ys[t * d + i] = row[i] * scale * load_one(w->dtype, moon_tensor_data(w), i);
+    WITH_DTYPE(w->dtype, weigh(DTYPE, ys + t * d, row, scale, moon_tensor_data(w), d));
   }
   return MOON_OK;
 }
 
 #include "tensor/ops_cpu_attention.h"
+
+#include "tensor/ops_cpu_sae.h"
 
 static moon_status sae_decode(const moon_tensor *out, const moon_sparse *f,
                               const moon_tensor *w_dec, const moon_tensor *b_dec, moon_err *err) {
@@ -231,6 +242,9 @@ static void add_kernels(moon_ops *table) {
   table->products = products;
   table->rms_norm = rms_norm;
   table->attention = attention;
+  table->sae_activate = sae_activate;
+  table->sae_count = sae_count;
+  table->sae_compact = sae_compact;
   table->sae_decode = sae_decode;
   table->axpy_rows = axpy_rows;
 }
