@@ -6,7 +6,7 @@
 #include <pthread.h>
 #include <string.h>
 
-enum { N_SETS = 4 };
+enum { N_SETS = 5 };
 
 /* Best first. */
 static struct {
@@ -15,6 +15,7 @@ static struct {
   moon_ops table;
   bool here;
 } sets[N_SETS] = {
+    {.name = "avx512bf16", .add = moon_ops_add_avx512bf16},
     {.name = "avx512", .add = moon_ops_add_avx512},
     {.name = "avx2", .add = moon_ops_add_avx2},
     {.name = "v2", .add = moon_ops_add_v2},
@@ -35,9 +36,10 @@ static bool has_avx512(void) {
 }
 
 static void init(void) {
-  sets[0].here = has_avx512();
-  sets[1].here = has_avx2();
-  sets[2].here = sets[3].here = true; /* the whole build needs x86-64-v2 */
+  sets[0].here = has_avx512() && __builtin_cpu_supports("avx512bf16");
+  sets[1].here = has_avx512();
+  sets[2].here = has_avx2();
+  sets[3].here = sets[4].here = true; /* the whole build needs x86-64-v2 */
   for (int i = 0; i < N_SETS; i++) {
     sets[i].table = moon_ops_reference;
     sets[i].table.name = sets[i].name;

@@ -2,8 +2,8 @@
 /*
  * What the CPU's tables share. moon_ops_reference has a plain kernel for every operation: it says
  * what each one means and is kept for ever. An instruction set's table starts as a copy of it, and
- * its file (ops_cpu_v2.c, ops_cpu_avx2.c, ops_cpu_avx512.c) replaces the entries that it has faster
- * kernels for.
+ * its file (ops_cpu_v2.c, _avx2.c, _avx512.c, _avx512bf16.c) replaces the entries that it has
+ * faster kernels for.
  */
 #ifndef MOON_TENSOR_OPS_CPU_H
 #define MOON_TENSOR_OPS_CPU_H
@@ -16,5 +16,6 @@ extern const moon_ops moon_ops_reference; /* ops_cpu_reference.c: plain C, one t
 void moon_ops_add_v2(moon_ops *table);
 void moon_ops_add_avx2(moon_ops *table);
 void moon_ops_add_avx512(moon_ops *table);
+void moon_ops_add_avx512bf16(moon_ops *table);
 
 #endif

@@ -5,7 +5,7 @@
 #include "tensor/dtype.h"
 #include "tensor/ops_cpu.h"
 
-enum { LANES = 8, CHAINS = 4 };
+enum { LANES = 8, CHAINS = 4, TILE_X = 3, TILE_W = 4, QUERIES = 2 };
 typedef __m256 vec;
 
 static inline vec vec_zero(void) {
@@ -25,6 +25,39 @@ static inline vec vec_mul_add(vec a, vec b, vec c) {
 }
 static inline vec vec_add(vec a, vec b) {
   return _mm256_add_ps(a, b);
+}
+static inline vec vec_sub(vec a, vec b) {
+  return _mm256_sub_ps(a, b);
+}
+static inline vec vec_mul(vec a, vec b) {
+  return _mm256_mul_ps(a, b);
+}
+static inline vec vec_div(vec a, vec b) {
+  return _mm256_div_ps(a, b);
+}
+static inline vec vec_max(vec a, vec b) {
+  return _mm256_max_ps(a, b);
+}
+static inline vec vec_min(vec a, vec b) {
+  return _mm256_min_ps(a, b);
+}
+static inline vec vec_round(vec x) {
+  return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+static inline vec power_of_2(__m256i n) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
+}
+/* In two steps: 2^n may be no normal number. */
+static inline vec vec_scale(vec x, vec n) {
+  __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1);
+  return _mm256_mul_ps(_mm256_mul_ps(x, power_of_2(half)),
+                       power_of_2(_mm256_sub_epi32(whole, half)));
+}
+static inline void vec_sum4(float *out, vec a, vec b, vec c, vec d) {
+  vec ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+  vec cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+  vec abcd = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1)));
 }
 static inline vec vec_load_bf16(const uint16_t *p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(

@@ -1,19 +1,14 @@
 // SPDX-License-Identifier: MIT
 /*
- * The CPU's kernels, told once over a vector type. An instruction set's file defines LANES, CHAINS,
- * vec and the vec_* functions, and includes this.
- *
- * A sum over K runs in CHAINS independent vectors (chain c takes elements c * LANES .. of every
- * LANES * CHAINS), then over what is left in vectors and single elements. That order depends on K
- * alone, so a row has the same bits alone, in any batch, and with any number of threads.
+ * The CPU's kernels, told once over a vector type. An instruction set's file defines LANES, vec and
+ * the vec_* functions (where a vec_max or vec_min has a NaN, it is its second operand), the sizes
+ * of tiles that its registers hold, and includes this.
  */
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 
 #include "tensor/dtype.h"
-
-enum { X_ROWS = 4, W_ROWS = 16 }; /* rows of x per pass over a weight row; weight rows per task */
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -48,31 +43,22 @@ INLINE float sum_lanes(vec x) {
   return sum;
 }
 
-/* out[r] := x[r] . w for `rows` (a constant) rows of x, each K long, x_stride apart. */
-INLINE void dot_rows(float *out, const float *x, int64_t x_stride, int rows, moon_dtype dtype,
-                     const void *w, int64_t K) {
-  vec sum[X_ROWS][CHAINS];
-  for (int r = 0; r < rows; r++)
-    for (int c = 0; c < CHAINS; c++)
-      sum[r][c] = vec_zero();
+/* x . w, both K long. The order of the sum, in CHAINS vectors and then single elements, depends on
+ * K alone. */
+INLINE float dot(const float *x, moon_dtype dtype, const void *w, int64_t K) {
+  vec sum[CHAINS];
+  for (int c = 0; c < CHAINS; c++)
+    sum[c] = vec_zero();
   int64_t i = 0;
   for (; i + LANES * CHAINS <= K; i += LANES * CHAINS)
-    for (int c = 0; c < CHAINS; c++) {
-      vec wv = load_vec(dtype, w, i + c * LANES);
-      for (int r = 0; r < rows; r++)
-        sum[r][c] = vec_mul_add(vec_load(x + r * x_stride + i + c * LANES), wv, sum[r][c]);
-    }
-  for (; i + LANES <= K; i += LANES) {
-    vec wv = load_vec(dtype, w, i);
-    for (int r = 0; r < rows; r++)
-      sum[r][0] = vec_mul_add(vec_load(x + r * x_stride + i), wv, sum[r][0]);
-  }
-  for (int r = 0; r < rows; r++) {
-    float s = sum_lanes(vec_add(vec_add(sum[r][0], sum[r][1]), vec_add(sum[r][2], sum[r][3])));
-    for (int64_t j = i; j < K; j++)
-      s += x[r * x_stride + j] * load_one(dtype, w, j);
-    out[r] = s;
-  }
+    for (int c = 0; c < CHAINS; c++)
+      sum[c] = vec_mul_add(vec_load(x + i + c * LANES), load_vec(dtype, w, i + c * LANES), sum[c]);
+  for (; i + LANES <= K; i += LANES)
+    sum[0] = vec_mul_add(vec_load(x + i), load_vec(dtype, w, i), sum[0]);
+  float s = sum_lanes(vec_add(vec_add(sum[0], sum[1]), vec_add(sum[2], sum[3])));
+  for (; i < K; i++)
+    s += x[i] * load_one(dtype, w, i);
+  return s;
 }
 
 /* y += a * w, n long */
@@ -104,75 +90,32 @@ INLINE const void *at(moon_dtype dtype, const void *w, int64_t i) {
   return (const char *)w + i * (dtype == MOON_F32 ? 4 : 2);
 }
 
-/* Weight rows [first, first + W_ROWS) against every row of x; `add`: to what is there. */
-INLINE void linear_block(moon_dtype dtype, float *out, const float *x, const void *w,
-                         const moon_tensor *bias, bool add, int64_t M, int64_t N, int64_t K,
-                         int64_t first) {
-  int64_t last = first + W_ROWS < N ? first + W_ROWS : N;
-  float y[X_ROWS];
-  for (int64_t m = 0; m < M; m += X_ROWS) {
-    int64_t rows = M - m < X_ROWS ? M - m : X_ROWS;
-    for (int64_t n = first; n < last; n++) {
-      const void *row = at(dtype, w, n * K);
-      if (rows == X_ROWS)
-        dot_rows(y, x + m * K, K, X_ROWS, dtype, row, K);
-      else
-        for (int64_t r = 0; r < rows; r++)
-          dot_rows(y + r, x + (m + r) * K, K, 1, dtype, row, K);
-      float b = bias->storage ? load_one(bias->dtype, moon_tensor_data(bias), n) : 0;
-      for (int64_t r = 0; r < rows; r++) {
-        float *place = out + (m + r) * N + n, sum = bias->storage ? y[r] + b : y[r];
-        *place = add ? *place + sum : sum;
-      }
-    }
-  }
-}
-
 static bool worth_threads(int64_t multiply_adds) {
   return multiply_adds > 1 << 16;
 }
 
-static float *rounded_to_bf16(const float *x, int64_t n) {
-  float *out = malloc((size_t)n * sizeof *out + 1);
-  for (int64_t i = 0; out && i < n; i++)
-    out[i] = moon_bf16_to_f32(moon_bf16_from_f32(x[i]));
-  return out;
+/* e^x within 2 units in the last place; NaN stays. */
+INLINE vec vec_exp(vec x) {
+  static const float terms[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1, 1};
+  x = vec_min(vec_set(89), vec_max(vec_set(-104), x)); /* 0 and infinity in f32 */
+  vec n = vec_round(vec_mul(x, vec_set(1.44269504f))), power = vec_set(1.0f / 5040);
+  x = vec_mul_add(n, vec_set(-0.693145752f), x); /* ln 2 in two parts: n times this is exact */
+  x = vec_mul_add(n, vec_set(-1.42860677e-6f), x);
+  for (int i = 0; i < 7; i++)
+    power = vec_mul_add(power, x, vec_set(terms[i]));
+  return vec_scale(power, n);
 }
 
-/* x: what the product multiplies with */
-static void linear(const moon_product *p, const float *x, bool add) {
-  int64_t M = p->out.shape[0], N = p->out.shape[1], K = p->w.shape[1];
-  float *y = moon_tensor_data(&p->out);
-  const void *w = moon_tensor_data(&p->w);
-#pragma omp parallel for schedule(static) \
-    num_threads(moon_cpu_threads()) if (worth_threads(M * N * K))
-  for (int64_t first = 0; first < N; first += W_ROWS)
-    WITH_DTYPE(p->w.dtype, linear_block(DTYPE, y, x, w, &p->bias, add, M, N, K, first));
-}
+#include "tensor/ops_cpu_products.h"
 
-static void swiglu(float *gate, const float *up, int64_t n) {
-#pragma omp parallel for schedule(static) num_threads(moon_cpu_threads()) if (worth_threads(n * 16))
-  for (int64_t i = 0; i < n; i++)
-    gate[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
-}
-
-static moon_status products(const moon_product *list, int n, const moon_tensor *x,
-                            moon_epilogue epilogue, moon_arithmetic arithmetic, moon_err *err) {
-  int64_t count = moon_tensor_count(x);
-  const float *xs = moon_tensor_data(x);
-  float *rounded = NULL;
-  for (int i = 0; i < n; i++) {
-    bool rounds = arithmetic == MOON_ARITHMETIC_BF16 && list[i].w.dtype == MOON_BF16;
-    if (rounds && !rounded && !(rounded = rounded_to_bf16(xs, count)))
-      return moon_fail(err, MOON_ENOMEM, "linear: no memory for %lld activations",
-                       (long long)count);
-    linear(&list[i], rounds ? rounded : xs, epilogue == MOON_ADD_TO);
-  }
-  if (epilogue == MOON_SWIGLU)
-    swiglu(moon_tensor_data(&list[0].out), moon_tensor_data(&list[1].out),
-           moon_tensor_count(&list[0].out));
-  free(rounded);
-  return MOON_OK;
+/* y := x * scale * w, n long */
+INLINE void weigh(moon_dtype dtype, float *y, const float *x, float scale, const void *w,
+                  int64_t n) {
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES)
+    vec_store(y + i, vec_mul(vec_mul(vec_load(x + i), vec_set(scale)), load_vec(dtype, w, i)));
+  for (; i < n; i++)
+    y[i] = x[i] * scale * load_one(dtype, w, i);
 }
 
 static moon_status rms_norm(const moon_tensor *out, const moon_tensor *x, const moon_tensor *w,
@@ -184,63 +127,15 @@ static moon_status rms_norm(const moon_tensor *out, const moon_tensor *x, const 
 #pragma omp parallel for schedule(static) num_threads(moon_cpu_threads()) if (worth_threads(n * d))
   for (int64_t t = 0; t < n; t++) {
     const float *row = xs + t * d;
-    float sum;
-    dot_rows(&sum, row, d, 1, MOON_F32, row, d);
-    float scale = 1.0f / sqrtf(sum / (float)d + eps);
-    for (int64_t i = 0; i < d; i++)
-      ys[t * d + i] = row[i] * scale * load_one(w->dtype, moon_tensor_data(w), i);
+    float scale = 1.0f / sqrtf(dot(row, MOON_F32, row, d) / (float)d + eps);
+    WITH_DTYPE(w->dtype, weigh(DTYPE, ys + t * d, row, scale, moon_tensor_data(w), d));
   }
   return MOON_OK;
 }
 
-/* One query row against rows 0 .. n_keys - 1 of one head's cache. scores has room for n_keys. */
-INLINE void attend(moon_dtype dtype, float *out, const float *q, const void *k, const void *v,
-                   int64_t n_keys, int64_t d_head, float scale, float *scores) {
-  float largest = -INFINITY, sum = 0;
-  for (int64_t i = 0; i < n_keys; i++) {
-    dot_rows(scores + i, q, d_head, 1, dtype, at(dtype, k, i * d_head), d_head);
-    scores[i] *= scale;
-    largest = scores[i] > largest || isnan(scores[i]) ? scores[i] : largest;
-  }
-  for (int64_t i = 0; i < n_keys; i++)
-    sum += scores[i] = expf(scores[i] - largest);
-  for (int64_t j = 0; j < d_head; j++)
-    out[j] = 0;
-  for (int64_t i = 0; i < n_keys; i++)
-    axpy(out, scores[i] / sum, dtype, at(dtype, v, i * d_head), d_head);
-}
+#include "tensor/ops_cpu_attention.h"
 
-static moon_status attention(const moon_tensor *out, const moon_tensor *q, const moon_tensor *k,
-                             const moon_tensor *v, const moon_tensor *positions, float scale,
-                             moon_arithmetic arithmetic, moon_err *err) {
-  (void)arithmetic;
-  int64_t n = q->shape[0], n_heads = q->shape[1], d_head = q->shape[2], n_ctx = k->shape[1];
-  int64_t group = n_heads / k->shape[0], longest = 0;
-  const int32_t *position = moon_tensor_data(positions);
-  for (int64_t t = 0; t < n; t++)
-    longest = position[t] + 1 > longest ? position[t] + 1 : longest;
-  bool shared = worth_threads(n * n_heads * longest * d_head);
-  int threads = shared ? moon_cpu_threads() : 1;
-  float *scores = malloc((size_t)(threads * longest) * sizeof *scores + 1);
-  if (!scores)
-    return moon_fail(err, MOON_ENOMEM, "attention: no memory for %lld scores",
-                     (long long)(threads * longest));
-#pragma omp parallel num_threads(threads)
-  {
-    float *mine = scores + omp_get_thread_num() * longest;
-#pragma omp for schedule(static, 1)
-    for (int64_t i = 0; i < n * n_heads; i++) {
-      int64_t t = i / n_heads, head = i % n_heads, row = head / group * n_ctx * d_head;
-      const float *query = (const float *)moon_tensor_data(q) + i * d_head;
-      float *y = (float *)moon_tensor_data(out) + i * d_head;
-      WITH_DTYPE(k->dtype,
-                 attend(DTYPE, y, query, at(DTYPE, moon_tensor_data(k), row),
-                        at(DTYPE, moon_tensor_data(v), row), position[t] + 1, d_head, scale, mine));
-    }
-  }
-  free(scores);
-  return MOON_OK;
-}
+#include "tensor/ops_cpu_sae.h"
 
 static moon_status sae_decode(const moon_tensor *out, const moon_sparse *f,
                               const moon_tensor *w_dec, const moon_tensor *b_dec, moon_err *err) {
@@ -347,6 +242,9 @@ static void add_kernels(moon_ops *table) {
   table->products = products;
   table->rms_norm = rms_norm;
   table->attention = attention;
+  table->sae_activate = sae_activate;
+  table->sae_count = sae_count;
+  table->sae_compact = sae_compact;
   table->sae_decode = sae_decode;
   table->axpy_rows = axpy_rows;
 }

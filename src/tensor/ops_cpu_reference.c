@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "tensor/dtype.h"
 #include "tensor/ops_cpu.h"
@@ -13,14 +14,20 @@
 /* Memory */
 
 #define ALIGNMENT 64 /* a cache line, and a vector of AVX-512 */
+#define HUGE_PAGE ((size_t)1 << 21)
 
+/* A large tensor gets huge pages where the system has some: fewer of them to look up. */
 static moon_status cpu_alloc(moon_device *device, size_t size, void **data, moon_err *err) {
-  *data = size > SIZE_MAX - ALIGNMENT
+  size_t alignment = size < 2 * HUGE_PAGE ? ALIGNMENT : HUGE_PAGE;
+  *data = size > SIZE_MAX - alignment
               ? NULL
-              : aligned_alloc(ALIGNMENT, (size / ALIGNMENT + 1) * ALIGNMENT);
-  if (*data)
-    return MOON_OK;
-  return moon_fail(err, MOON_ENOMEM, "%s: no memory for a tensor of %zu bytes", device->name, size);
+              : aligned_alloc(alignment, (size / alignment + 1) * alignment);
+  if (!*data)
+    return moon_fail(err, MOON_ENOMEM, "%s: no memory for a tensor of %zu bytes", device->name,
+                     size);
+  if (alignment == HUGE_PAGE)
+    madvise(*data, size, MADV_HUGEPAGE); /* a wish: whether it is heard changes nothing */
+  return MOON_OK;
 }
 
 static void cpu_free(moon_device *device, void *data, size_t size) {

@@ -5,7 +5,7 @@
 #include "tensor/dtype.h"
 #include "tensor/ops_cpu.h"
 
-enum { LANES = 4, CHAINS = 4 };
+enum { LANES = 4, CHAINS = 4, TILE_X = 3, TILE_W = 4, QUERIES = 2 };
 typedef __m128 vec;
 
 static inline vec vec_zero(void) {
@@ -25,6 +25,37 @@ static inline vec vec_mul_add(vec a, vec b, vec c) {
 }
 static inline vec vec_add(vec a, vec b) {
   return _mm_add_ps(a, b);
+}
+static inline vec vec_sub(vec a, vec b) {
+  return _mm_sub_ps(a, b);
+}
+static inline vec vec_mul(vec a, vec b) {
+  return _mm_mul_ps(a, b);
+}
+static inline vec vec_div(vec a, vec b) {
+  return _mm_div_ps(a, b);
+}
+static inline vec vec_max(vec a, vec b) {
+  return _mm_max_ps(a, b);
+}
+static inline vec vec_min(vec a, vec b) {
+  return _mm_min_ps(a, b);
+}
+static inline vec vec_round(vec x) {
+  return _mm_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+static inline vec power_of_2(__m128i n) {
+  return _mm_castsi128_ps(_mm_slli_epi32(_mm_add_epi32(n, _mm_set1_epi32(127)), 23));
+}
+/* In two steps: 2^n may be no normal number. */
+static inline vec vec_scale(vec x, vec n) {
+  __m128i whole = _mm_cvtps_epi32(n), half = _mm_srai_epi32(whole, 1);
+  return _mm_mul_ps(_mm_mul_ps(x, power_of_2(half)), power_of_2(_mm_sub_epi32(whole, half)));
+}
+static inline void vec_sum4(float *out, vec a, vec b, vec c, vec d) {
+  vec ab = _mm_add_ps(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+  vec cd = _mm_add_ps(_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
+  _mm_storeu_ps(out, _mm_add_ps(_mm_shuffle_ps(ab, cd, 0x44), _mm_shuffle_ps(ab, cd, 0xee)));
 }
 static inline vec vec_load_bf16(const uint16_t *p) {
   return _mm_castsi128_ps(

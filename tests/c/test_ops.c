@@ -331,14 +331,17 @@ static moon_status call_products(const moon_tensor *t, const trial *p, moon_err 
   return moon_op_products(list, n, &t[0], (moon_epilogue)p->k, (moon_arithmetic)p->op, err);
 }
 
+/* Now and then so deep that a sum is made in pieces. */
 static int64_t pick_depth(void) {
   if (random_below(20) == 0)
     return 0;
+  if (random_below(12) == 0)
+    return 1020 + random_below(1100);
   return random_below(8) ? pick_width() : 8 * (60 + random_below(60));
 }
 
 static void products(trial *t) {
-  int64_t M = pick_rows(), K = pick_depth(), N = pick_width();
+  int64_t M = random_below(16) ? pick_rows() : 125, K = pick_depth(), N = pick_width();
   t->op = (int)random_below(2);
   t->variant = (int)random_below(2); /* 1: with biases */
   t->k = random_below(3);            /* the epilogue */
