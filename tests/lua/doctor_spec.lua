@@ -190,6 +190,10 @@ describe("doctor", function()
     assert.matches('"subtract_b_dec": true', f.remedy, 1, true)
     local intact = examine(unchanged, { layer = 3, dtype = "file" })
     assert.near(claimed(intact).fvu, report.conventions[2].fvu, 1e-4)
+
+    local subtracts = examine(unchanged, { layer = 3, dtype = "file" }, { subtract_b_dec = true })
+    assert.matches("^without subtracting b_dec from its input", finding(subtracts, "convention").message)
+    assert.near(claimed(intact).fvu, subtracts.conventions[2].fvu, 1e-4)
   end)
 
   it("sees that the input is to be scaled", function()
