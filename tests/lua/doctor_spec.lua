@@ -13,7 +13,7 @@ local documents = {}
 for line in io.lines "tests/fixtures/tiny/eval.jsonl" do documents[#documents + 1] = json.decode(line).text end
 ms.set_threads(1) -- the matrices are small, and the machine has other tests to run
 
-local TOKENS = 200 -- read of a text where that is enough to tell
+local TOKENS = 50 -- read of a text where that is enough to tell
 
 ---The tiny SAE's tensors, f32, by short names.
 local function tensors()
@@ -93,7 +93,7 @@ describe("doctor", function()
   local function unchanged() end
 
   it("finds the right layer, and the FVU and L0 of the training report", function()
-    local report = assert(ms.doctor(model, sae, { text = documents, tokens = 3000 }))
+    local report = assert(ms.doctor(model, sae, { text = documents, tokens = 1000 }))
     assert.same({}, complaints(report))
     assert.equal("ok", report.verdict)
     local place = claimed(report)
@@ -116,22 +116,22 @@ describe("doctor", function()
   end)
 
   it("adds up over windows to what the formula gives at once", function()
-    local text = table.concat(documents, "\n", 1, 8):gsub("<|end_of_text|>", "")
-    local report = assert(ms.doctor(model, sae, { text = text, tokens = 200 }))
-    local ids = table.move(model:ids_of(text), 1, 201, 1, {})
+    local text = table.concat(documents, "\n", 1, 2):gsub("<|end_of_text|>", "")
+    local report = assert(ms.doctor(model, sae, { text = text }))
+    local ids = model:ids_of(text)
     local x = model:forward(ids, { capture = { "model.layers.3" }, logits = false }).captures["model.layers.3"]
-    x = x:narrow(1, 2, 200)
+    x = x:narrow(1, 2, #ids - 1)
     local features <close> = sae:encode(x)
     local error = (x - sae:decode(features)):norm():item() ^ 2
     assert.near(error / (x - x:mean(1)):norm():item() ^ 2, claimed(report).fvu, 1e-5)
     assert.near(features:l0(), claimed(report).l0, 1e-9)
-    assert.same({ 200, 1 }, { report.tokens, report.special.tokens })
+    assert.same({ #ids - 1, 1 }, { report.tokens, report.special.tokens })
 
-    local long = assert(ms.doctor(model, sae, { text = text })) -- several windows
-    assert.is_true(long.special.tokens > 1)
     local twice = assert(ms.doctor(model, sae, { text = { text, text } }))
-    assert.near(claimed(long).fvu, claimed(twice).fvu, 1e-6)
-    assert.equal(2 * long.tokens, twice.tokens)
+    assert.near(claimed(report).fvu, claimed(twice).fvu, 1e-6)
+    assert.same({ 2 * report.tokens, 2 }, { twice.tokens, twice.special.tokens })
+    local long = assert(ms.doctor(model, sae, { text = (text .. "\n"):rep(6), tokens = 530 }))
+    assert.same({ 530, 2 }, { long.tokens, long.special.tokens }) -- longer than a window
   end)
 
   it("is content with the built-in text, in fast too", function()
@@ -188,7 +188,12 @@ describe("doctor", function()
     assert.equal("wrong", f.level)
     assert.matches("^with b_dec subtracted from its input, the SAE explains model.layers.3 far better", f.message)
     assert.matches('"subtract_b_dec": true', f.remedy, 1, true)
-    assert.near(0.036, report.conventions[2].fvu, 0.01)
+    local intact = examine(unchanged, { layer = 3, dtype = "file" })
+    assert.near(claimed(intact).fvu, report.conventions[2].fvu, 1e-4)
+
+    local subtracts = examine(unchanged, { layer = 3, dtype = "file" }, { subtract_b_dec = true })
+    assert.matches("^without subtracting b_dec from its input", finding(subtracts, "convention").message)
+    assert.near(claimed(intact).fvu, subtracts.conventions[2].fvu, 1e-4)
   end)
 
   it("sees that the input is to be scaled", function()
@@ -622,7 +627,7 @@ describe("moonscope doctor", function()
   end)
 
   it("fails in one line when the SAE is on the wrong layer", function()
-    local result = doctor("--layer", "4", "--tokens", "200")
+    local result = doctor("--layer", "4", "--tokens", "50")
     assert.equal(1, result.code)
     assert.truthy(result.out:find "\nwrong +layer +the SAE reads model%.layers%.3 ")
     assert.truthy(result.out:find "-> load it with %-%-layer 3")
