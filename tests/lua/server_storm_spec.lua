@@ -17,6 +17,10 @@ local ALLOWED = {
   ["POST /load-sae"] = { [200] = true, [400] = true, [409] = true, [503] = true },
   ["DELETE /sae/3"] = { [200] = true, [404] = true },
   ["POST /v1/completions"] = { [200] = true, [400] = true, [404] = true, [429] = true, [503] = true },
+  ["POST /inference"] = { [200] = true, [400] = true, [429] = true, [503] = true },
+  ["POST /patch"] = { [200] = true, [400] = true, [404] = true, [429] = true, [503] = true },
+  ["DELETE /patch/feature_458_layer_3"] = { [200] = true, [404] = true },
+  ["GET /features"] = { [200] = true, [400] = true, [429] = true, [503] = true },
   ["GET /jobs"] = { [200] = true }, ["GET /model/status"] = { [200] = true }, ["GET /sae/status"] = { [200] = true },
 }
 
@@ -79,6 +83,14 @@ describe("a storm of clients (P21)", function()
       if status == 200 then assert.equal(texts[key_of(body.model, edited)], body.choices[1].text) end
     end
 
+    ---With a patch or without: either is what that model writes.
+    local function infer_and_compare()
+      local status, body = ask("POST", "/inference", { text = PROMPT, max_length = 12 })
+      if status ~= 200 then return end
+      assert.equal(texts[key_of(body.modelName)], body.original_text)
+      assert.equal(texts[key_of(body.modelName, #body.patches > 0)], body.generated_text)
+    end
+
     local function stream_and_compare(edited)
       local status, events = ask("POST", "/v1/completions", completion(edited, true))
       local text, model
@@ -106,6 +118,14 @@ describe("a storm of clients (P21)", function()
           ask("POST", "/load-sae", { saePath = SAE })
         elseif dice <= 18 then
           ask("DELETE", "/sae/3")
+        elseif dice <= 26 then
+          infer_and_compare()
+        elseif dice <= 29 then
+          ask("POST", "/patch", { featureId = "layer_3_feature_458", strength = 3.85 })
+        elseif dice <= 31 then
+          ask("DELETE", "/patch/feature_458_layer_3")
+        elseif dice <= 33 then
+          ask("GET", "/features")
         elseif dice <= 55 then
           write_and_compare(dice % 2 == 0)
         elseif dice <= 80 then

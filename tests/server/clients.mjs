@@ -78,6 +78,39 @@ async function withOpenAI() {
   await assert.rejects(client.completions.create({ model: "tiny", prompt, temperature: -1 }), OpenAI.BadRequestError);
 }
 
+// The seed's page: it pairs original and patched by their place, and hears of patches.
+async function withPatches(socket, next) {
+  const features = await (await fetch(base + "/api/features?layer=3&limit=2")).json();
+  assert.equal(features.total, 2048);
+  const [, patch] = await post("/api/patch", { featureId: "layer_3_feature_458", name: "hungry", strength: 3.85 });
+  const [, toggled] = await post(`/api/patch/${patch.id}/toggle`, {});
+  assert.equal(toggled.isEnabled, false);
+  const told = await next("patch_toggled");
+  assert.deepEqual([told.patch_id, told.action], [patch.id, "disabled"]);
+  assert.deepEqual(told.data, { patchId: patch.id, action: "disabled", strength: 3.85 });
+  await fetch(`${base}/api/patch/${patch.id}`, { method: "PATCH", headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ isEnabled: true }) });
+  assert.deepEqual((await next("patch_updated")).updates, ["enabled=true"]);
+
+  socket.send(JSON.stringify({ type: "inference_request", requestId: "r1", data: { text: prompt, maxTokens: 40 } }));
+  socket.send('{"type":"inference_request","requestId":"r2","data":{"text":""}}');
+  const result = await next("inference_result");
+  const [, posted] = await post("/inference", { text: prompt, max_length: 40 });
+  delete result.data.latencyMs;
+  delete posted.latencyMs;
+  assert.equal(result.requestId, "r1");
+  assert.deepEqual(result.data, posted);
+  assert.match(posted.generated_text, /She felt hungry/);
+  assert.match(posted.original_text, /She felt tired/);
+  assert.deepEqual(posted.patched.map((entry) => entry.token), posted.original.map((entry) => entry.token));
+  assert.deepEqual((({ requestId, error }) => [requestId, error])(await next("error")), ["r2", "Text cannot be empty"]);
+  assert.equal((await fetch(`${base}/patch/${patch.id}`, { method: "DELETE" })).status, 200);
+
+  const blob = Buffer.from(await (await fetch(base + "/api/export-sae?layer_idx=3")).arrayBuffer());
+  const header = JSON.parse(blob.subarray(8, 8 + Number(blob.readBigUInt64LE(0))));
+  assert.deepEqual(header["encoder_linear.weight"].shape, [2048, 128]);
+}
+
 async function withWebSocket() {
   const url = base.replace("http", "ws") + "/api/ws";
   const socket = new WebSocket(url);
@@ -93,6 +126,7 @@ async function withWebSocket() {
   await next("connection_established");
   for (let i = 0; i < 50; i++) socket.send('{"type":"ping"}');
   for (let i = 0; i < 50; i++) await next("pong");
+  await withPatches(socket, next);
   await post("/unload-model", {});
   let status; // "loading" while what runs is ended
   do status = (await next("model_status")).data.status;
