@@ -83,7 +83,10 @@ local function oracle()
 end
 
 local known
-setup(function() known = oracle() end)
+setup(function()
+  ms.set_threads(1) -- several that wait for each other are slow beside other tests; the bits are the same
+  known = oracle()
+end)
 
 describe("/inference", function()
   it("shows the model's own probabilities (bugs 8, 9)", function()
