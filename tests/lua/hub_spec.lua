@@ -409,6 +409,10 @@ describe("a refusal", function()
     { "416", 416, {}, nil, "ENET", "a/b: http://HOST/a/b/resolve/main/big.bin answered 416" },
     { "a long wait", 429, { ["Retry-After"] = "3600" }, nil, "ENET",
       "a/b: http://HOST/a/b/resolve/main/big.bin answered 429; it asks to come back in 3600 seconds" },
+    { "a wait without end", 429, { ["Retry-After"] = ("9"):rep(20) }, nil, "ENET",
+      "a/b: http://HOST/a/b/resolve/main/big.bin answered 429; it asks to come back in more than a year" },
+    { "a wait without end, in the other manner", 503, { RateLimit = '"resolvers";r=0;t=' .. ("9"):rep(400) }, nil,
+      "ENET", "a/b: http://HOST/a/b/resolve/main/big.bin answered 503; it asks to come back in more than a year" },
   }
   for _, case in ipairs(cases) do
     it("says what to do: " .. case[1], function()
