@@ -1,7 +1,8 @@
 -- SPDX-License-Identifier: MIT
 ---Commands: `moonscope NAME ARG...` runs lua/moonscope/cli/NAME.lua, a table
----`{ summary, options = { names of common options }, configure(parser), run(args) }`. `run` returns
----nothing on success, or nil and a message.
+---`{ summary, options = { names of common options }, configure(parser), check(args), run(args) }`. `check`,
+---where there is one, returns what is wrong about arguments that do not go together, which is wrong usage;
+---`run` returns nothing on success, or nil and a message.
 local argparse = require "argparse"
 local numbers = require "moonscope.numbers"
 local terminal = require "moonscope.terminal"
@@ -125,6 +126,22 @@ local function help()
   end
 end
 
+---A number below 0 is the value of the option before it, never an option itself: --layer -1 becomes --layer=-1.
+local function joined(words)
+  local list = {}
+  for _, word in ipairs(words) do
+    local option = list[#list]
+    if word:find "^%-[%d.]" and option and option:find "^%-%-[%a-]+$" then
+      list[#list] = option .. "=" .. word
+    elseif word:find "^%-[%d.]" and option and option:find "^%-%a$" then
+      list[#list] = option .. word
+    else
+      list[#list + 1] = word
+    end
+  end
+  return list
+end
+
 ---The exit code of `moonscope NAME ...`.
 ---@param name string
 ---@param ... string
@@ -136,11 +153,10 @@ function M.main(name, ...)
     return fail(name .. ": no such command or script (see moonscope --help)", EXIT_USAGE)
   end
   local parser = parser_of(name, command)
-  local parsed, args = parser:pparse { ... }
-  if not parsed then
-    local first = args:match "^[^\n]*" -- a guess at what was meant may follow
-    return fail(("%s: %s (see moonscope %s --help)"):format(name, first, name), EXIT_USAGE)
-  end
+  local parsed, args = parser:pparse(joined { ... })
+  local wrong = not parsed and args:match "^[^\n]*" -- a guess at what was meant may follow
+  if parsed and command.check then wrong = command.check(args) end
+  if wrong then return fail(("%s: %s (see moonscope %s --help)"):format(name, wrong, name), EXIT_USAGE) end
   local ok, message = run(command, args)
   if not ok then return fail(message, EXIT_FAILURE) end
   return 0
