@@ -10,11 +10,22 @@ local terminal = require "moonscope.terminal"
 local M = {}
 
 local EXIT_FAILURE, EXIT_USAGE = 1, 2
+local MAX_THREADS = 1024 -- as of ms.set_threads
+
+local function device(text)
+  if text == "auto" or text == "cpu" or text == "cuda" or text:find "^cuda:%d+$" then return text end
+  return nil, ("'%s' is no device, expected auto, cpu, cuda or cuda:n"):format(text)
+end
+
+local function layer(text)
+  local place, message = require("moonscope.sae_configs").parse_layer(text)
+  return place and text, message
+end
 
 ---The options that mean the same wherever they occur. A command lists those that it reads.
 local common = {
   device = function(parser)
-    parser:option("--device", "Where to compute: auto, cpu or cuda[:n].", "auto")
+    parser:option("--device", "Where to compute: auto, cpu or cuda[:n].", "auto"):convert(device)
   end,
   precision = function(parser)
     parser:option("--precision", "How to multiply in a prefill.", "fast"):choices { "fast", "exact" }
@@ -24,10 +35,11 @@ local common = {
       :convert(numbers.positive):argname "N"
   end,
   sae_dtype = function(parser)
-    parser:option("--sae-dtype", "The SAE's dtype, or file (default: the model's)."):argname "D"
+    parser:option("--sae-dtype", "The SAE's dtype, or file, its own (default: the model's).")
+      :choices { "f32", "f16", "bf16", "file" }
   end,
   layer = function(parser)
-    parser:option("--layer", "The layer that the SAE reads, from 0, or model.layers.N."):argname "N"
+    parser:option("--layer", "The layer that the SAE reads, from 0, or model.layers.N."):convert(layer):argname "N"
   end,
   format = function(parser)
     parser:option("--format", "The format of the SAE's file, where it may be one of several."):argname "F"
@@ -41,7 +53,7 @@ local common = {
   end,
   threads = function(parser)
     parser:option("--threads", "Threads to compute with (default: one per core).")
-      :convert(numbers.positive):argname "N"
+      :convert(numbers.whole(1, MAX_THREADS)):argname "N"
   end,
   seed = function(parser)
     parser:option("--seed", "Of the random numbers.", "0"):convert(numbers.natural):argname "N"
