@@ -421,6 +421,29 @@ describe("a model", function()
     assert.is_nil(ms.load_model "a/b@../x")
   end)
 
+  it("gives its tokenizer without its weights", function()
+    mock.scenario { repos = { ["moonscope/tiny"] = tiny() } }
+    local command = { "tokenize", "--model", "moonscope/tiny", "The red", "--json" }
+    local result = process.moonscope(command)
+    assert.same({ 0, '{"ids":[446,466],"tokens":["The"," red"]}\n', "" }, { result.code, result.out, result.err })
+    local folder = ("%s/models--moonscope--tiny/snapshots/%s"):format(mock.cache, mock.commit)
+    assert.equal("tokenizer.json tokenizer_config.json", files_of(folder))
+    mock.set { HF_HUB_OFFLINE = "1" }
+    assert.equal(0, process.moonscope(command).code)
+    command[3] = "moonscope/tiny@dev"
+    result = process.moonscope(command)
+    assert.equal(1, result.code)
+    assert.truthy(result.err:find("moonscope/tiny: revision 'dev' is not in the cache", 1, true), result.err)
+    mock.reset {}
+    mock.scenario { repos = { ["moonscope/tiny"] = tiny { ["tokenizer.json"] = false } } }
+    local tokenizer, message, code = ms.load_tokenizer "moonscope/tiny"
+    assert.same({ nil, "EUNSUPPORTED" }, { tokenizer, code })
+    assert.truthy(message:find("moonscope/tiny: expected tokenizer.json, found: README.md, ", 1, true), message)
+    assert.is_nil(ms.load_tokenizer "moonscope/tiny@../x")
+    tokenizer, message, code = ms.load_tokenizer "moonscope/tokenizer.json"
+    assert.same({ nil, "ENOENT" }, { tokenizer, code }, message)
+  end)
+
   it("falls back on the cache as a whole", function()
     mock.scenario { repos = { ["a/b"] = tiny() } }
     assert(ms.load_model "a/b"):close()
