@@ -513,6 +513,27 @@ describe("moonscope download", function()
     assert.same({ files = { snapshot .. "/big.bin" } }, json.decode(result.out))
   end)
 
+  it("prints what is named twice once", function()
+    scenario()
+    local result = process.moonscope { "download", "a/b", "big.bin", "big.bin" }
+    assert.same({ 0, ("%s/snapshots/%s/big.bin\n"):format(storage(), mock.commit) }, { result.code, result.out })
+  end)
+
+  it("asks for names where a repository has no safetensors", function()
+    scenario()
+    local result = process.moonscope { "download", "a/b" }
+    assert.same({ 1, "", "moonscope: a/b: no safetensors here; name the files that you want, of: big.bin, "
+      .. "d/e/small.json\n" }, { result.code, result.out, result.err })
+  end)
+
+  it("tells of each further try", function()
+    scenario { { on = "HEAD hub", status = 503, headers = { ["Retry-After"] = "0" }, times = 1 } }
+    local result = process.moonscope { "download", "a/b", "big.bin" }
+    assert.equal(0, result.code)
+    assert.truthy(result.err:find "^moonscope: warn: a/b: [^\n]* answered 503; trying again in 1.0 seconds\n$",
+      result.err)
+  end)
+
   it("fails in one line", function()
     scenario()
     local result = process.moonscope { "download", "a/b", "none" }

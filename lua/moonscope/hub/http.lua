@@ -206,7 +206,7 @@ function Client:page(repo) return self:url(repo.api == "datasets" and "datasets/
 function Client:pause(n, failure)
   local jitter = 0.75 + math.random() / 2
   local seconds = failure.wait and failure.wait + self.delay or self.delay * WAITS[math.min(n, #WAITS)] * jitter
-  core.log("info", ("%s; trying again in %.1f seconds"):format(failure.message, seconds))
+  core.log("warn", ("%s; trying again in %.1f seconds"):format(failure.message, seconds))
   local wake = uv.now() + seconds * 1000
   while uv.now() < wake and not self.stopped do loop.sleep(math.min(wake - uv.now(), SLICE_MS)) end
 end
