@@ -5,6 +5,11 @@ local progress = require "moonscope.progress"
 
 local M = {}
 
+---What --model and --sae take, for their help.
+M.MODEL = "Folder of the model, or NAMESPACE/NAME[@REVISION] of the Hugging Face Hub."
+M.SAE = "The sparse autoencoder: its file, the folder of its release, a name of SAE_CONFIGS, or "
+  .. "NAMESPACE/NAME[@REVISION] of the Hugging Face Hub."
+
 ---Reads --model, --device, --precision, --context.
 ---@return userdata? model
 ---@return string? message

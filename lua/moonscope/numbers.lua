@@ -22,22 +22,30 @@ function M.positive(text)
   return nil, ("'%s' is not a whole number from 1"):format(text)
 end
 
----@param text string
----@return number?
----@return string?
-function M.number(text)
-  local n = tonumber(text)
-  if n then return n end
-  return nil, ("'%s' is not a number"):format(text)
+---A converter for the numbers that pass a test.
+local function numbers_that(test, expected)
+  return function(text)
+    local n = tonumber(text)
+    if n and test(n) then return n end
+    return nil, ("'%s' is not %s"):format(text, expected)
+  end
 end
 
----@param text string
----@return number?
----@return string?
-function M.above_zero(text)
-  local n = M.number(text)
-  if n and n > 0 and n < math.huge then return n end
-  return nil, ("'%s' is not a number above 0"):format(text)
+M.above_zero = numbers_that(function(n) return n > 0 and n < math.huge end, "a number above 0")
+M.from_zero = numbers_that(function(n) return n >= 0 and n < math.huge end, "a number from 0")
+M.share = numbers_that(function(n) return n >= 0 and n <= 1 end, "a number from 0 to 1")
+M.positive_share = numbers_that(function(n) return n > 0 and n <= 1 end, "a number above 0, at most 1")
+
+---A converter for whole numbers from low to high.
+---@param low integer
+---@param high integer
+---@return fun(text: string): integer?, string?
+function M.whole(low, high)
+  return function(text)
+    local n = math.tointeger(tonumber(text))
+    if n and n >= low and n <= high then return n end
+    return nil, ("'%s' is not a whole number from %d to %d"):format(text, low, high)
+  end
 end
 
 return M

@@ -40,11 +40,14 @@ local function read_template(path)
 end
 
 ---Loads a tokenizer.json, and the chat template of a tokenizer_config.json beside it.
----@param path string  the file, or a folder that holds it
+---@param name string  the file, a folder that holds it, or "ns/name" or "ns/name@revision" of the Hub, of which
+---  these two files are downloaded on first use
 ---@return moonscope.Tokenizer? tokenizer
 ---@return string? message
 ---@return string? code
-function M.load_tokenizer(path)
+function M.load_tokenizer(name)
+  local path, why, reason = require("moonscope.hub.resolve").tokenizer(name)
+  if not path then return nil, why, reason end
   local folder = path:match "^(.*)/[^/]*%.json$" or path:match "%.json$" and "." or path
   local file = path:match "%.json$" and path or folder .. "/tokenizer.json"
   local tokenizer, message, code = await(core.load_tokenizer(file))

@@ -314,8 +314,6 @@ describe("moonscope convert", function()
   it("fails in one line", function()
     for _, case in ipairs {
       { { GOLDEN .. "float32.pth", "-o", folder }, "not a file of SAE_CONFIGS, so its layer is unknown: give --layer" },
-      { { GOLDEN .. "float32.pth", "-o", folder .. "/x.safetensors", "--layer", "3" },
-        "--layer: of no use with -o FILE.safetensors, which interprets nothing" },
       { { GOLDEN .. "float32.pth", "-o", "/proc/x.safetensors" }, "/proc/x.safetensors: No such file or directory" },
       { {}, "https://huggingface.co/Goodfire/Llama-3.1-8B-Instruct-SAE-l19/resolve/main/" },
     } do
@@ -325,5 +323,27 @@ describe("moonscope convert", function()
       assert.truthy(result.err:find(case[2], 1, true), result.err)
     end
     assert.same({}, names_in(folder))
+  end)
+
+  it("is told what the command line alone shows to be wrong", function()
+    for _, case in ipairs {
+      { { "-o", folder .. "/x.safetensors", "--layer", "3" },
+        "--layer: of no use with -o FILE.safetensors, which interprets nothing" },
+      { { "-o", "" }, "-o: an empty name" },
+      { { "--dtype", "f99" }, "'--dtype' must be one of 'f64', 'f32', 'f16', 'bf16', 'f8_e4m3', 'f8_e5m2'" },
+      { { "--layer", "-1" }, "layer: found -1, expected a number from 0 or model.layers.N" },
+      { { "--layer", "third" }, "layer: found third, expected a number from 0 or model.layers.N" },
+    } do
+      local result = process.moonscope { "convert", fixtures.sae_path, table.unpack(case[1]) }
+      assert.same({ 2, "" }, { result.code, result.out })
+      assert.truthy(result.err:find("^moonscope: convert: [^\n]+ %(see moonscope convert %-%-help%)\n$"), result.err)
+      assert.truthy(result.err:find(case[2], 1, true), result.err)
+    end
+  end)
+
+  it("tells what it is asked to", function()
+    local result = process.moonscope { "convert", fixtures.sae_path, "-o", folder, "--log-level", "debug" }
+    assert.equal(0, result.code)
+    assert.equal(0, process.moonscope({ "inspect", fixtures.sae_path, "--log-level", "error" }).code)
   end)
 end)

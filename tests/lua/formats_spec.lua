@@ -773,7 +773,8 @@ describe("a file that could be several formats", function()
     assert.same({ 0, "" }, { result.code, result.err })
     assert.equal(4, assert(json.read(folder .. "/sae_layer_4_metadata.json")).k)
     result = process.moonscope { "convert", path, "-o", folder .. "/x.safetensors", "--input-scale", "4" }
-    assert.equal("moonscope: --input-scale: of no use with -o FILE.safetensors, which interprets nothing\n", result.err)
+    assert.equal(2, result.code)
+    says(result.err, "--input-scale: of no use with -o FILE.safetensors, which interprets nothing")
     result = process.moonscope { "convert", path, "-o", folder, "--input-scale", "0" }
     assert.same({ 2, "" }, { result.code, result.out })
   end)

@@ -133,7 +133,8 @@ describe("moonscope generate", function()
       assert.same({ code, "" }, { result.code, result.out })
       assert.equal("moonscope: " .. message .. "\n", result.err)
     end
-    bad(1, "--edit: needs --sae, the autoencoder whose feature it changes", "--prompt", "a", "--edit", "1:ablate")
+    bad(2, "generate: --edit: needs --sae, the autoencoder whose feature it changes (see moonscope generate --help)",
+      "--prompt", "a", "--edit", "1:ablate")
     bad(2, "generate: '1:add' is no edit; expected FEATURE:add:VALUE, FEATURE:set:VALUE, FEATURE:scale:VALUE or "
       .. "FEATURE:ablate (see moonscope generate --help)", "--prompt", "a", "--edit", "1:add")
     bad(1, "edit 1: feature: found 2048, expected 0 to 2047", "--prompt", "a", "--sae", fixtures.sae_path,

@@ -421,6 +421,29 @@ describe("a model", function()
     assert.is_nil(ms.load_model "a/b@../x")
   end)
 
+  it("gives its tokenizer without its weights", function()
+    mock.scenario { repos = { ["moonscope/tiny"] = tiny() } }
+    local command = { "tokenize", "--model", "moonscope/tiny", "The red", "--json" }
+    local result = process.moonscope(command)
+    assert.same({ 0, '{"ids":[446,466],"tokens":["The"," red"]}\n', "" }, { result.code, result.out, result.err })
+    local folder = ("%s/models--moonscope--tiny/snapshots/%s"):format(mock.cache, mock.commit)
+    assert.equal("tokenizer.json tokenizer_config.json", files_of(folder))
+    mock.set { HF_HUB_OFFLINE = "1" }
+    assert.equal(0, process.moonscope(command).code)
+    command[3] = "moonscope/tiny@dev"
+    result = process.moonscope(command)
+    assert.equal(1, result.code)
+    assert.truthy(result.err:find("moonscope/tiny: revision 'dev' is not in the cache", 1, true), result.err)
+    mock.reset {}
+    mock.scenario { repos = { ["moonscope/tiny"] = tiny { ["tokenizer.json"] = false } } }
+    local tokenizer, message, code = ms.load_tokenizer "moonscope/tiny"
+    assert.same({ nil, "EUNSUPPORTED" }, { tokenizer, code })
+    assert.truthy(message:find("moonscope/tiny: expected tokenizer.json, found: README.md, ", 1, true), message)
+    assert.is_nil(ms.load_tokenizer "moonscope/tiny@../x")
+    tokenizer, message, code = ms.load_tokenizer "moonscope/tokenizer.json"
+    assert.same({ nil, "ENOENT" }, { tokenizer, code }, message)
+  end)
+
   it("falls back on the cache as a whole", function()
     mock.scenario { repos = { ["a/b"] = tiny() } }
     assert(ms.load_model "a/b"):close()
@@ -488,6 +511,27 @@ describe("moonscope download", function()
       { result.code, result.out, result.err })
     result = process.moonscope { "download", "a/b@" .. mock.commit, "big.bin", "--json" }
     assert.same({ files = { snapshot .. "/big.bin" } }, json.decode(result.out))
+  end)
+
+  it("prints what is named twice once", function()
+    scenario()
+    local result = process.moonscope { "download", "a/b", "big.bin", "big.bin" }
+    assert.same({ 0, ("%s/snapshots/%s/big.bin\n"):format(storage(), mock.commit) }, { result.code, result.out })
+  end)
+
+  it("asks for names where a repository has no safetensors", function()
+    scenario()
+    local result = process.moonscope { "download", "a/b" }
+    assert.same({ 1, "", "moonscope: a/b: no safetensors here; name the files that you want, of: big.bin, "
+      .. "d/e/small.json\n" }, { result.code, result.out, result.err })
+  end)
+
+  it("tells of each further try", function()
+    scenario { { on = "HEAD hub", status = 503, headers = { ["Retry-After"] = "0" }, times = 1 } }
+    local result = process.moonscope { "download", "a/b", "big.bin" }
+    assert.equal(0, result.code)
+    assert.truthy(result.err:find "^moonscope: warn: a/b: [^\n]* answered 503; trying again in 1.0 seconds\n$",
+      result.err)
   end)
 
   it("fails in one line", function()
@@ -566,17 +610,18 @@ describe("moonscope cache", function()
     mock.scenario(mock.current)
     assert(ms.download("a/b@dev", { files = { "big.bin", "new.bin" } }))
     local result = cache("rm", "a/b@dev")
-    assert.same({ 0, "1000 bytes freed\n" }, { result.code, result.out })
+    assert.same({ 0, "1040 bytes freed\n" }, { result.code, result.out }) -- new.bin, and what dev meant
     assert.same({ mock.commit }, names_in(storage() .. "/snapshots"))
     assert.same({ "main" }, names_in(storage() .. "/refs"))
     assert.equal(0, cache("verify").code)
     result = cache("rm", "a/b@dev")
     assert.same({ 1, "moonscope: a/b: revision 'dev' is not in the cache\n" }, { result.code, result.err })
-    assert.same({ freed = 300500 }, json.decode(cache("rm", "a/b", "--json").out))
+    assert.same({ freed = 300540 }, json.decode(cache("rm", "a/b", "--json").out))
     assert.is_nil(uv.fs_stat(storage()))
     assert.truthy(uv.fs_stat(mock.cache .. "/datasets--x--y"))
     assert.equal(1, cache("rm", "a/b").code)
-    assert.equal("moonscope: cache rm: which repository?\n", cache("rm").err)
+    assert.same({ 2, "moonscope: cache: rm: which repository? (see moonscope cache --help)\n" },
+      { cache("rm").code, cache("rm").err })
     assert.equal(1, cache("rm", "../..").code)
     assert.equal(2, cache("frobnicate").code)
   end)
@@ -592,5 +637,47 @@ describe("moonscope cache", function()
     lock:close()
     assert.equal(0, cache("rm", "a/b").code)
     assert.equal("x", fixtures.read(outside .. "/precious"))
+  end)
+
+  it("rm removes nothing where one of several is not there", function()
+    for _, other in ipairs { "x/none", "a/b@none", "../.." } do
+      local result = cache("rm", "a/b", other)
+      assert.same({ 1, "" }, { result.code, result.out })
+      assert.truthy(uv.fs_stat(storage()), other)
+    end
+    local result = cache("rm", "a/b", "datasets/x/y", "a/b")
+    assert.same({ 0, "300657 bytes freed\n" }, { result.code, result.out })
+  end)
+
+  it("rm of a folder that is a link removes the link, and says so", function()
+    local elsewhere = mock.home .. "/elsewhere"
+    assert(uv.fs_rename(storage(), elsewhere))
+    assert(uv.fs_symlink(elsewhere, storage()))
+    local result = cache("rm", "a/b")
+    assert.same({ 0, ("a/b: was a link, which is gone; what it led to stays: %s\n0 bytes freed\n"):format(elsewhere) },
+      { result.code, result.out })
+    assert.is_nil(uv.fs_lstat(storage()))
+    assert.truthy(uv.fs_stat(elsewhere .. "/blobs"))
+  end)
+
+  it("knows files that lie in snapshots without a blob, and that nothing tells their hash", function()
+    mock.reset { HF_HUB_DISABLE_SYMLINKS = "1" }
+    scenario()
+    local big = assert(download "big.bin")[1]
+    assert(download "d/e/small.json")
+    assert.equal(("a/b  300500 bytes, 0 blobs\n  %s  2 files  main\n"):format(mock.commit), cache("ls").out)
+    fixtures.write(big, "other bytes")
+    local result = cache "verify"
+    assert.same({ 1, "0 blobs are what their names say\n", "moonscope: 2 files cannot be checked: they lie in "
+      .. "snapshots under their own names, which tell no hash (HF_HUB_DISABLE_SYMLINKS)\n" },
+      { result.code, result.out, result.err })
+    assert.same({ right = 0, faults = {}, unnamed = 2 }, json.decode(cache("verify", "--json").out))
+    assert.equal(0, cache("rm", "a/b").code)
+    python_cache("big.bin", mock.content(SIZE)) -- a hard link to a blob is that blob
+    assert(uv.fs_link(storage() .. "/blobs/" .. sha256(mock.content(SIZE)),
+      storage() .. "/snapshots/" .. mock.commit .. "/copy.bin"))
+    assert.equal(0, cache("verify").code)
+    assert.equal(("a/b  300000 bytes, 1 blobs\n  %s  2 files  main\n"):format(mock.commit), cache("ls").out)
+    assert.equal("300040 bytes freed\n", cache("rm", "a/b").out)
   end)
 end)

@@ -281,6 +281,24 @@ describe("a redirect of the metadata", function()
     assert.is_nil(requests[1].headers.authorization)
   end)
 
+  it("to another port counts itself where it tells all, as of a store on the hub's host", function() -- P30, P32
+    local hash = process.run("sha256sum", { mock.content(500, 1) }).out:match "^%x+"
+    local place = "/api/resolve-cache/models/a/b/" .. mock.commit .. "/small.json"
+    local query = "?file=1&etag=%22x%22"
+    scenario {
+      { on = "HEAD hub /a/b/resolve/main/small.json", status = 302, headers = {
+        Location = ("http://127.0.0.1:%d%s%s"):format(mock.ports.other, place, query), ["X-Repo-Commit"] = mock.commit,
+        ["X-Linked-Etag"] = '"' .. hash .. '"', ["X-Linked-Size"] = "500" } },
+      { on = "HEAD other", status = 403 },
+    }
+    mock.set { HF_TOKEN = mock.token }
+    local paths, message = download "small.json"
+    assert.truthy(paths, message)
+    assert_got(paths[1], 500, 1)
+    assert.same({ "HEAD hub /a/b/resolve/main/small.json", "GET other " .. place }, asked())
+    assert.is_nil(mock.requests()[2].headers.authorization)
+  end)
+
   it("that may not be followed is refused", function() -- P32, P33
     local BAD = "a redirect that cannot be followed"
     local loops = { on = HEAD, status = 302, headers = { Location = "/a/b/resolve/main/big.bin?again" } }
@@ -391,6 +409,10 @@ describe("a refusal", function()
     { "416", 416, {}, nil, "ENET", "a/b: http://HOST/a/b/resolve/main/big.bin answered 416" },
     { "a long wait", 429, { ["Retry-After"] = "3600" }, nil, "ENET",
       "a/b: http://HOST/a/b/resolve/main/big.bin answered 429; it asks to come back in 3600 seconds" },
+    { "a wait without end", 429, { ["Retry-After"] = ("9"):rep(20) }, nil, "ENET",
+      "a/b: http://HOST/a/b/resolve/main/big.bin answered 429; it asks to come back in more than a year" },
+    { "a wait without end, in the other manner", 503, { RateLimit = '"resolvers";r=0;t=' .. ("9"):rep(400) }, nil,
+      "ENET", "a/b: http://HOST/a/b/resolve/main/big.bin answered 503; it asks to come back in more than a year" },
   }
   for _, case in ipairs(cases) do
     it("says what to do: " .. case[1], function()

@@ -5,6 +5,7 @@ local fixtures = require "fixtures"
 local json = require "moonscope.json"
 local loop = require "moonscope.loop"
 local ms = require "moonscope"
+local uv = require "luv"
 
 local SAE = "tiny/Moonscope-Tiny-Llama-SAE-l3.pth"
 
@@ -346,6 +347,52 @@ describe("an SAE", function()
       assert.equal(404, (app:call("DELETE", "/sae/3")))
       assert.equal(422, (app:call("DELETE", "/sae/x")))
     end, { data = { "examples", folder } })
+    fixtures.remove(folder)
+  end)
+
+  it("whose file leaves something open is asked about by field, without a path of the server", function()
+    local folder = fixtures.folder()
+    os.execute("mkdir " .. folder .. "/100%")
+    assert(ms.save(folder .. "/100%/any.safetensors", {
+      ["encoder.weight"] = ms.zeros { 8, 128 }, ["encoder.bias"] = ms.zeros { 8 },
+      ["decoder.weight"] = ms.zeros { 128, 8 }, ["decoder.bias"] = ms.zeros { 128 },
+    }))
+    assert(ms.save(folder .. "/ae.safetensors", {
+      ["encoder.weight"] = ms.zeros { 8, 128 }, ["encoder.bias"] = ms.zeros { 8 }, b_dec = ms.zeros { 128 },
+      ["decoder.weight"] = ms.zeros { 128, 8 }, k = ms.tensor(3, { dtype = "i32" }), threshold = ms.tensor(0.5),
+    }))
+    with_app(function(app)
+      local tiny = assert(uv.fs_realpath "examples/tiny") -- in a folder other than the first: by its whole path
+      assert.equal(200, (app:call("POST", "/load-model", { model_name = tiny })))
+      local function asked(body, field, text)
+        body.layer_idx = 3
+        local status, answer = app:call("POST", "/load-sae", body)
+        local told = json.decode(json.encode(answer))
+        assert.equal(400, status)
+        assert.equal(field, told.field)
+        assert.truthy(told.detail:find(text, 1, true), told.detail)
+        assert.is_nil(told.detail:find(folder, 1, true) or told.detail:find "%-%-", told.detail)
+        return told.detail
+      end
+      local ANY = "100%/any.safetensors"
+      local detail = asked({ saePath = ANY }, "sae_path", ": say which with format llama_scope or ")
+      assert.equal(ANY .. ": ", detail:sub(1, #ANY + 2))
+      asked({ saePath = ANY, format = "none" }, "sae_path", "format: found none")
+      asked({ saePath = ANY, format = "qresearch", input_scale = 2 }, "sae_path", "input_scale: of no use")
+      asked({ saePath = "ae.safetensors" }, "sae_path", "say it with activation topk or batchtopk")
+      assert.equal(200, (app:call("POST", "/load-sae", { saePath = ANY, format = "qresearch", layer_idx = 3 })))
+      assert.equal(200, (app:call("POST", "/load-sae?saePath=ae.safetensors&activation=topk&layer_idx=2")))
+      fixtures.write(folder .. "/config.json", "{")
+      asked({ saePath = "ae.safetensors" }, "sae_path", "config.json: ")
+      local status, answer = app:call("POST", "/load-sae", { saePath = ANY, format = 1, activation = {},
+        inputScale = 0 })
+      assert.equal(422, status)
+      for i, name in ipairs { "format", "activation", "input_scale" } do
+        assert.equal(name, json.decode(json.encode(answer)).detail[i].loc[2])
+      end
+      status, answer = app:call("POST", "/load-sae", { saePath = "none.pt" })
+      assert.same({ 404, "sae_path" }, { status, json.decode(json.encode(answer)).field })
+    end, { data = { folder, "examples" } })
     fixtures.remove(folder)
   end)
 

@@ -3,6 +3,7 @@
 local fixtures = require "fixtures"
 local http = require "http"
 local json = require "moonscope.json"
+local ms = require "moonscope"
 
 local MODEL, SAE = fixtures.model_path, fixtures.sae_path
 local PROMPT = "Once upon a time there was a small red fox named Mia."
@@ -125,6 +126,26 @@ it("the example of a routes file does what it says", function()
   assert.truthy(body.plain:find "She felt tired" and body.changed:find "She felt hungry")
   assert.equal(422, (server:request("POST", "/compare", { text = PROMPT, feature = -1 })))
   assert.equal(0, server:stop())
+end)
+
+it("an SAE whose file leaves something open is loaded with what the command line says", function()
+  local folder = fixtures.folder()
+  local path = folder .. "/layer_3.safetensors"
+  assert(ms.save(path, {
+    W_enc = ms.zeros { 8, 128 }, b_enc = ms.zeros { 8 }, W_dec = ms.zeros { 8, 128 }, b_dec = ms.zeros { 128 },
+  }))
+  local server = http.serve { "--model", MODEL, "--sae", path }
+  assert.equal(1, server:wait())
+  assert.truthy(server.err:find(path .. ": ", 1, true) and server.err:find "say which with %-%-format ", server.err)
+  server = http.serve { "--model", MODEL, "--sae", path, "--format", "circuit_tracer", "--activation", "relu" }
+  http.wait_for("the SAE", function() return select(2, server:request("GET", "/sae/status")).status == "ready" end)
+  assert.equal(0, server:stop())
+  for _, more in ipairs { { "--format", "goodfire" }, { "--activation", "relu" }, { "--input-scale", "2" } } do
+    server = http.serve { "--model", MODEL, table.unpack(more) }
+    assert.equal(2, server:wait())
+    assert.truthy(server.err:find("moonscope: serve: " .. more[1] .. ": needs --sae", 1, true), server.err)
+  end
+  fixtures.remove(folder)
 end)
 
 it("a routes file that is broken is said in one line", function()

@@ -6,7 +6,7 @@ local sae_configs = require "moonscope.sae_configs"
 
 local M = {
   summary = "Convert a sparse autoencoder, or any checkpoint, to safetensors.",
-  options = { "layer", "format", "activation", "input_scale", "json", "quiet" },
+  options = { "layer", "format", "activation", "input_scale", "json", "quiet", "log_level" },
 }
 
 function M.configure(parser)
@@ -14,7 +14,8 @@ function M.configure(parser)
     .. "checkpoint (default: " .. sae_configs.DEFAULT .. ")."):args "?"
   parser:option("-o --output", "A folder for sae_layer_<L>.safetensors and its metadata; or FILE.safetensors, into "
     .. "which every tensor of the checkpoint is copied as it is.", ".")
-  parser:option("--dtype", "What float tensors become (default: they stay as they are)."):argname "D"
+  parser:option("--dtype", "What float tensors become (default: they stay as they are).")
+    :choices { "f64", "f32", "f16", "bf16", "f8_e4m3", "f8_e5m2" }
 end
 
 local function print_result(result, as_json)
@@ -28,8 +29,18 @@ local function print_result(result, as_json)
   if result.metadata then print(result.metadata) end
 end
 
+local function is_plain_copy(args) return args.output:find "%.safetensors$" ~= nil end
+
+function M.check(args)
+  if args.output == "" then return "-o: an empty name" end
+  for _, name in ipairs { "layer", "format", "activation", "input_scale" } do
+    if args[name] and is_plain_copy(args) then
+      return ("--%s: of no use with -o FILE.safetensors, which interprets nothing"):format(name:gsub("_", "-"))
+    end
+  end
+end
+
 function M.run(args)
-  if args.output == "" then return nil, "-o: an empty name" end
   local bar <close> = progress.bar "converting"
   local source = args.source or sae_configs.DEFAULT
   local opts = {
@@ -37,12 +48,7 @@ function M.run(args)
     on_progress = function(done, total) bar:update(done, total, "bytes") end,
   }
   local result, message
-  if args.output:find "%.safetensors$" then
-    for _, name in ipairs { "layer", "format", "activation", "input_scale" } do
-      if args[name] then
-        return nil, ("--%s: of no use with -o FILE.safetensors, which interprets nothing"):format(name:gsub("_", "-"))
-      end
-    end
+  if is_plain_copy(args) then
     result, message = convert.checkpoint(source, args.output, opts)
   else
     opts.output, opts.layer, opts.format = args.output, args.layer, args.format

@@ -15,8 +15,8 @@ local M = {
 }
 
 function M.configure(parser)
-  parser:option("--model", "Folder of the model."):count(1)
-  parser:option("--sae", "File of the sparse autoencoder, or the folder of its release."):count(1)
+  parser:option("--model", arguments.MODEL):count(1)
+  parser:option("--sae", arguments.SAE):count(1)
   parser:option("--text", "A file with a text to measure on (default: a short English one)."):argname "FILE"
   parser:option("--tokens", "Tokens of it to read at most.", "8192"):convert(numbers.positive):argname "N"
 end

@@ -16,8 +16,8 @@ local M = {
 }
 
 function M.configure(parser)
-  parser:option("--model", "Folder of the model."):count(1)
-  parser:option("--sae", "File of the sparse autoencoder, or the folder of its release."):count(1)
+  parser:option("--model", arguments.MODEL):count(1)
+  parser:option("--sae", arguments.SAE):count(1)
   parser:option("--prompt", "The text to look at."):count(1)
   parser:option("--top", "Features per token, the strongest first.", "5"):argname "K":convert(numbers.positive)
 end

@@ -13,15 +13,16 @@ local M = {
 }
 
 function M.configure(parser)
-  parser:option("--model", "Folder of the model."):count(1)
+  parser:option("--model", arguments.MODEL):count(1)
   parser:option("--prompt", "The text to go on from."):count(1)
   parser:option("-n --max-tokens", "Tokens to write at most.", "40"):convert(numbers.natural):argname "N"
-  parser:option("--temperature", "0 takes the likeliest token.", "0"):convert(numbers.number):argname "X"
+  parser:option("--temperature", "0 takes the likeliest token.", "0"):convert(numbers.from_zero):argname "X"
   parser:option("--top-k", "Draw from the K likeliest only (0: all).", "0"):convert(numbers.natural):argname "K"
-  parser:option("--top-p", "Draw from the likeliest that make up P.", "1"):convert(numbers.number):argname "P"
+  parser:option("--top-p", "Draw from the likeliest that make up P.", "1"):convert(numbers.positive_share)
+    :argname "P"
   parser:option("--min-p", "Draw from those with P of the likeliest one's probability.", "0")
-    :convert(numbers.number):argname "P"
-  parser:option("--sae", "File of the sparse autoencoder, or the folder of its release.")
+    :convert(numbers.share):argname "P"
+  parser:option("--sae", arguments.SAE)
   parser:option("--edit", "FEATURE:add|set|scale:VALUE or FEATURE:ablate, at every position; may be repeated.")
     :count("*"):convert(arguments.edit):argname "F:op:value"
 end
@@ -41,10 +42,11 @@ local function print_json(reply)
   })
 end
 
+function M.check(args)
+  if #args.edit > 0 and not args.sae then return "--edit: needs --sae, the autoencoder whose feature it changes" end
+end
+
 function M.run(args)
-  if #args.edit > 0 and not args.sae then
-    return nil, "--edit: needs --sae, the autoencoder whose feature it changes"
-  end
   local model, message = arguments.model(args)
   if not model then return nil, message end
   if args.sae then

@@ -1,7 +1,8 @@
 -- SPDX-License-Identifier: MIT
 ---Commands: `moonscope NAME ARG...` runs lua/moonscope/cli/NAME.lua, a table
----`{ summary, options = { names of common options }, configure(parser), run(args) }`. `run` returns
----nothing on success, or nil and a message.
+---`{ summary, options = { names of common options }, configure(parser), check(args), run(args) }`. `check`,
+---where there is one, returns what is wrong about arguments that do not go together, which is wrong usage;
+---`run` returns nothing on success, or nil and a message.
 local argparse = require "argparse"
 local numbers = require "moonscope.numbers"
 local terminal = require "moonscope.terminal"
@@ -9,11 +10,22 @@ local terminal = require "moonscope.terminal"
 local M = {}
 
 local EXIT_FAILURE, EXIT_USAGE = 1, 2
+local MAX_THREADS = 1024 -- as of ms.set_threads
+
+local function device(text)
+  if text == "auto" or text == "cpu" or text == "cuda" or text:find "^cuda:%d+$" then return text end
+  return nil, ("'%s' is no device, expected auto, cpu, cuda or cuda:n"):format(text)
+end
+
+local function layer(text)
+  local place, message = require("moonscope.sae_configs").parse_layer(text)
+  return place and text, message
+end
 
 ---The options that mean the same wherever they occur. A command lists those that it reads.
 local common = {
   device = function(parser)
-    parser:option("--device", "Where to compute: auto, cpu or cuda[:n].", "auto")
+    parser:option("--device", "Where to compute: auto, cpu or cuda[:n].", "auto"):convert(device)
   end,
   precision = function(parser)
     parser:option("--precision", "How to multiply in a prefill.", "fast"):choices { "fast", "exact" }
@@ -23,10 +35,11 @@ local common = {
       :convert(numbers.positive):argname "N"
   end,
   sae_dtype = function(parser)
-    parser:option("--sae-dtype", "The SAE's dtype, or file (default: the model's)."):argname "D"
+    parser:option("--sae-dtype", "The SAE's dtype, or file, its own (default: the model's).")
+      :choices { "f32", "f16", "bf16", "file" }
   end,
   layer = function(parser)
-    parser:option("--layer", "The layer that the SAE reads, from 0, or model.layers.N."):argname "N"
+    parser:option("--layer", "The layer that the SAE reads, from 0, or model.layers.N."):convert(layer):argname "N"
   end,
   format = function(parser)
     parser:option("--format", "The format of the SAE's file, where it may be one of several."):argname "F"
@@ -40,7 +53,7 @@ local common = {
   end,
   threads = function(parser)
     parser:option("--threads", "Threads to compute with (default: one per core).")
-      :convert(numbers.positive):argname "N"
+      :convert(numbers.whole(1, MAX_THREADS)):argname "N"
   end,
   seed = function(parser)
     parser:option("--seed", "Of the random numbers.", "0"):convert(numbers.natural):argname "N"
@@ -125,6 +138,22 @@ local function help()
   end
 end
 
+---A number below 0 is the value of the option before it, never an option itself: --layer -1 becomes --layer=-1.
+local function joined(words)
+  local list = {}
+  for _, word in ipairs(words) do
+    local option = list[#list]
+    if word:find "^%-[%d.]" and option and option:find "^%-%-[%a-]+$" then
+      list[#list] = option .. "=" .. word
+    elseif word:find "^%-[%d.]" and option and option:find "^%-%a$" then
+      list[#list] = option .. word
+    else
+      list[#list + 1] = word
+    end
+  end
+  return list
+end
+
 ---The exit code of `moonscope NAME ...`.
 ---@param name string
 ---@param ... string
@@ -136,11 +165,10 @@ function M.main(name, ...)
     return fail(name .. ": no such command or script (see moonscope --help)", EXIT_USAGE)
   end
   local parser = parser_of(name, command)
-  local parsed, args = parser:pparse { ... }
-  if not parsed then
-    local first = args:match "^[^\n]*" -- a guess at what was meant may follow
-    return fail(("%s: %s (see moonscope %s --help)"):format(name, first, name), EXIT_USAGE)
-  end
+  local parsed, args = parser:pparse(joined { ... })
+  local wrong = not parsed and args:match "^[^\n]*" -- a guess at what was meant may follow
+  if parsed and command.check then wrong = command.check(args) end
+  if wrong then return fail(("%s: %s (see moonscope %s --help)"):format(name, wrong, name), EXIT_USAGE) end
   local ok, message = run(command, args)
   if not ok then return fail(message, EXIT_FAILURE) end
   return 0

@@ -7,7 +7,7 @@ local plain = require("moonscope.terminal").plain
 
 local M = {
   summary = "List the tensors and metadata of a checkpoint without loading it.",
-  options = { "json", "quiet" },
+  options = { "json", "quiet", "log_level" },
 }
 
 function M.configure(parser)

@@ -3,7 +3,7 @@ local numbers = require "moonscope.numbers"
 
 local M = {
   summary = "Serve the workbench over HTTP.",
-  options = { "device", "precision", "context", "sae_dtype", "threads" },
+  options = { "device", "precision", "context", "sae_dtype", "format", "activation", "input_scale", "threads" },
 }
 
 local function port(text)
@@ -21,9 +21,10 @@ end
 function M.configure(parser)
   parser:option("--host", "Where to listen; beyond loopback a token is needed.", "127.0.0.1")
   parser:option("--port", "0 takes any that is free.", "8000"):convert(port)
-  parser:option("--model", "Load this model at once.")
-  parser:option("--sae", "Load this SAE too; may be repeated."):count("*")
-  parser:option("--data", "Folder that requests may read from; may be repeated, the first is written to "
+  parser:option("--model", "Load this model at once: a folder, or NAMESPACE/NAME of the Hugging Face Hub.")
+  parser:option("--sae", "Load this SAE too, which needs --model; may be repeated."):count("*")
+  parser:option("--data", "Folder that requests may read from; may be repeated. Relative paths in requests are "
+    .. "relative to the first, which is also written to; files of the others are named by absolute paths "
     .. "(default: the working directory)."):count("*"):argname "DIR"
   parser:option("--routes", "Lua file that returns further routes."):argname "FILE"
   parser:option("--allow-host", "Another name of this server, as in a Host header; may be repeated.")
@@ -33,14 +34,23 @@ function M.configure(parser)
   parser:option("--log-level", "What to tell on stderr.", "info"):choices { "error", "warn", "info", "debug" }
 end
 
+function M.check(args)
+  if #args.sae > 0 and not args.model then return "--sae: needs --model, the model that it was trained on" end
+  for _, name in ipairs { "format", "activation", "input_scale" } do
+    if args[name] and #args.sae == 0 then
+      return ("--%s: needs --sae, the autoencoder that it is about"):format(name:gsub("_", "-"))
+    end
+  end
+end
+
 function M.run(args)
-  if #args.sae > 0 and not args.model then return nil, "--sae: needs --model, the model that it was trained on" end
   require("moonscope.server.log").set_level(args.log_level)
   return require("moonscope.server").run {
     host = args.host, port = args.port, model = args.model, saes = args.sae,
     data = #args.data > 0 and args.data or nil, routes_file = args.routes, allow_hosts = args.allow_host,
     connections = args.connections, max_answers = args.answers, device = args.device, precision = args.precision,
-    context = args.context, sae_dtype = args.sae_dtype,
+    context = args.context, sae_dtype = args.sae_dtype, format = args.format, activation = args.activation,
+    input_scale = args.input_scale,
   }
 end
 

@@ -1,15 +1,17 @@
 -- SPDX-License-Identifier: MIT
+local arguments = require "moonscope.arguments"
 local json = require "moonscope.json"
 local ms = require "moonscope"
+local progress = require "moonscope.progress"
 
 local M = {
   summary = "Show the tokens of a text.",
-  options = { "json" },
+  options = { "json", "quiet", "log_level" },
 }
 
 function M.configure(parser)
   parser:argument("text", "The text.")
-  parser:option("--model", "Folder of the model, or a tokenizer.json."):count(1)
+  parser:option("--model", arguments.MODEL .. " Or a tokenizer.json."):count(1)
   parser:flag("--bos", "Put the token in front that begins a text.")
   parser:flag("--no-special", "Special tokens in the text are only text.")
 end
@@ -27,7 +29,7 @@ local function quoted(piece)
 end
 
 function M.run(args)
-  local tokenizer, message = ms.load_tokenizer(args.model)
+  local tokenizer, message = progress.run("loading", ms.load_tokenizer, args.model)
   if not tokenizer then return nil, message end
   local ids = tokenizer:encode(args.text, { bos = args.bos, special = not args.no_special })
   local pieces = {}

@@ -7,6 +7,7 @@ local plain = require("moonscope.terminal").plain
 local M = {}
 
 local MAX_WAIT = 300 -- seconds that a server may make us wait
+local YEAR = 365 * 86400
 local BAD_TOKEN = "Invalid credentials in Authorization header"
 local DISABLED = "Access to this resource is disabled."
 
@@ -37,6 +38,10 @@ end
 local function wait_of(answer)
   local seconds = tonumber((answer.headers["retry-after"] or ""):match "^%d+$")
   return seconds or tonumber((answer.headers["ratelimit"] or ""):match "t=(%d+)")
+end
+
+local function wait_text(seconds)
+  return seconds > YEAR and "more than a year" or ("%d seconds"):format(seconds)
 end
 
 local function not_found(what)
@@ -113,7 +118,7 @@ function M.refusal(answer, context)
   if failure.retry then failure.wait = wait_of(answer) end
   if failure.wait and failure.wait > MAX_WAIT then
     failure.retry = false
-    failure.message = ("%s; it asks to come back in %d seconds"):format(message, failure.wait)
+    failure.message = ("%s; it asks to come back in %s"):format(message, wait_text(failure.wait))
   end
   return failure
 end

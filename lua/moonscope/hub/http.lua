@@ -66,10 +66,18 @@ local function location_of(client, answer, from)
   return url
 end
 
----Whether a redirect stays with the Hub, so that its answer counts instead.
-local function stays(client, from, to)
+---Whether an answer tells all about a file by itself.
+local function has_metadata(answer)
+  local headers = answer.headers
+  return headers["x-repo-commit"] and headers["x-linked-etag"] and headers["x-linked-size"] and true or false
+end
+
+---Whether a redirect stays with the Hub, so that the next answer counts instead. On the Hub's host but at
+---another port may be the Hub or its store: the store where this answer tells all already.
+local function stays(client, from, to, answer)
+  if same_origin(to, from) or same_origin(to, client.endpoint) or is_hub(to) then return true end
   local host = to.host:lower()
-  return host == from.host:lower() or host == client.endpoint.host:lower() or is_hub(to)
+  return (host == from.host:lower() or host == client.endpoint.host:lower()) and not has_metadata(answer)
 end
 
 local REDIRECTS = { [301] = true, [302] = true, [303] = true, [307] = true, [308] = true }
@@ -139,7 +147,7 @@ local function ask(client, text, request)
     local target
     target, failure = location_of(client, answer, url)
     if not target then return nil, failure end
-    if not stays(client, url, target) then return answer, url, target end
+    if not stays(client, url, target, answer) then return answer, url, target end
     url = target
   end
   return nil, failed(("%s: more than %d redirects"):format(without_query(text), MAX_HOPS), "EFORMAT")
@@ -198,7 +206,7 @@ function Client:page(repo) return self:url(repo.api == "datasets" and "datasets/
 function Client:pause(n, failure)
   local jitter = 0.75 + math.random() / 2
   local seconds = failure.wait and failure.wait + self.delay or self.delay * WAITS[math.min(n, #WAITS)] * jitter
-  core.log("info", ("%s; trying again in %.1f seconds"):format(failure.message, seconds))
+  core.log("warn", ("%s; trying again in %.1f seconds"):format(failure.message, seconds))
   local wake = uv.now() + seconds * 1000
   while uv.now() < wake and not self.stopped do loop.sleep(math.min(wake - uv.now(), SLICE_MS)) end
 end

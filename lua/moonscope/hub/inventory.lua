@@ -44,19 +44,38 @@ end
 ---@field path string
 ---@field bytes integer  on the disk
 ---@field blobs {path: string, hash: string, bytes: integer}[]
+---@field copies {path: string, bytes: integer}[]  files of snapshots that are no links: named by no hash
 ---@field incomplete {path: string, bytes: integer}[]
 ---@field commits {commit: string, refs: string[], files: {path: string, size: integer}[]}[]
 
+---Adds a file to a list, and its bytes unless they are there under another name (a hard link).
+local function add(stored, list, path, stat, hash)
+  local id = ("%d:%d"):format(stat.dev, stat.ino)
+  if stored.seen[id] then return end
+  stored.seen[id] = true
+  list[#list + 1] = { path = path, hash = hash, bytes = stat.size }
+  stored.bytes = stored.bytes + stat.size
+end
+
+---What lies in a snapshot itself, where blobs have no links (HF_HUB_DISABLE_SYMLINKS).
+local function add_copies(stored, folder, files)
+  if kind_of(folder) ~= "directory" then return end
+  for _, file in ipairs(files) do
+    local path = folder .. "/" .. file.path
+    local stat = uv.fs_lstat(path)
+    if stat and stat.type == "file" then add(stored, stored.copies, path, stat) end
+  end
+end
+
 local function describe(a_cache, repo)
   local storage = a_cache:storage(repo)
-  local stored = { repo = repo, path = storage, bytes = 0, blobs = {}, incomplete = {}, commits = {} }
+  local stored = {
+    repo = repo, path = storage, bytes = 0, blobs = {}, copies = {}, incomplete = {}, commits = {}, seen = {},
+  }
   for _, name in ipairs(names_in(storage .. "/blobs")) do
     local path = storage .. "/blobs/" .. name
     local stat = uv.fs_lstat(path)
-    local entry = { path = path, hash = name, bytes = stat and stat.size or 0 }
-    local list = name:find "%.incomplete$" and stored.incomplete or stored.blobs
-    list[#list + 1] = entry
-    stored.bytes = stored.bytes + entry.bytes
+    if stat then add(stored, name:find "%.incomplete$" and stored.incomplete or stored.blobs, path, stat, name) end
   end
   local refs = add_refs({}, storage .. "/refs", "")
   for _, commit in ipairs(names_in(storage .. "/snapshots")) do
@@ -65,7 +84,9 @@ local function describe(a_cache, repo)
       if target == commit then its_refs[#its_refs + 1] = name end
     end
     table.sort(its_refs)
-    table.insert(stored.commits, { commit = commit, refs = its_refs, files = a_cache:files(repo, commit) or {} })
+    local files = a_cache:files(repo, commit) or {}
+    table.insert(stored.commits, { commit = commit, refs = its_refs, files = files })
+    add_copies(stored, ("%s/snapshots/%s"):format(storage, commit), files)
   end
   return stored
 end
@@ -103,7 +124,8 @@ local function add_broken(faults, folder)
   end
 end
 
----Hashes every blob again. The number of those that are right, and what is wrong.
+---Hashes every blob again. The number of those that are right, and what is wrong. Copies have no name
+---to compare with.
 ---@param stored moonscope.hub.Stored
 ---@param on_progress fun(bytes: integer)?  of this repository so far
 ---@return integer right
@@ -126,16 +148,25 @@ end
 
 -- Removing
 
----Removes a file, or a folder with all in it; links are removed, never followed.
+---Removes a file, or a folder with all in it; links are removed, never followed. The bytes that are free
+---now: of files that have no other name.
 local function remove(path)
-  local kind = kind_of(path)
-  if not kind then return true end
-  if kind ~= "directory" then return uv.fs_unlink(path) end
-  for _, name in ipairs(names_in(path)) do
-    local ok, message = remove(path .. "/" .. name)
-    if not ok then return nil, message end
+  local stat = uv.fs_lstat(path)
+  if not stat then return 0 end
+  local freed = 0
+  local ok, message
+  if stat.type ~= "directory" then
+    ok, message = uv.fs_unlink(path)
+    return ok and (stat.type == "file" and stat.nlink == 1 and stat.size or 0), message
   end
-  return uv.fs_rmdir(path)
+  for _, name in ipairs(names_in(path)) do
+    local bytes
+    bytes, message = remove(path .. "/" .. name)
+    if not bytes then return nil, message end
+    freed = freed + bytes
+  end
+  ok, message = uv.fs_rmdir(path)
+  return ok and freed, message
 end
 
 ---The locks of a repository's blobs; nil and a message where another process has one.
@@ -179,16 +210,24 @@ local function paths_of_revision(stored, snapshot)
   return paths
 end
 
-local function find_revision(stored, revision)
+---The snapshot of a revision.
+---@param stored moonscope.hub.Stored
+---@param revision string
+---@return table? snapshot
+---@return string? message
+---@return string? code
+function M.find(stored, revision)
   for _, snapshot in ipairs(stored.commits) do
     if snapshot.commit == revision then return snapshot end
     for _, ref in ipairs(snapshot.refs) do
       if ref == revision then return snapshot end
     end
   end
+  return nil, ("%s: revision '%s' is not in the cache"):format(stored.repo.name, revision), "ENOENT"
 end
 
----Removes a repository from the cache, or what only one revision of it uses.
+---Removes a repository from the cache, or what only one revision of it uses. Of a folder that is a link
+---only the link goes.
 ---@param settings moonscope.hub.Settings
 ---@param stored moonscope.hub.Stored
 ---@param revision string?
@@ -200,18 +239,17 @@ function M.remove(settings, stored, revision)
   if guard.busy then return nil, guard.busy, "EACCES" end
   local paths = { stored.path, ("%s/.locks/%s"):format(settings.cache, stored.repo.folder) }
   if revision then
-    local snapshot = find_revision(stored, revision)
-    if not snapshot then
-      return nil, ("%s: revision '%s' is not in the cache"):format(stored.repo.name, revision), "ENOENT"
-    end
+    local snapshot, message, code = M.find(stored, revision)
+    if not snapshot then return nil, message, code end
     paths = paths_of_revision(stored, snapshot)
   end
+  local freed = 0
   for _, path in ipairs(paths) do
-    local ok, message = remove(path)
-    if not ok then return nil, message, "EIO" end
+    local bytes, message = remove(path)
+    if not bytes then return nil, message, "EIO" end
+    freed = freed + bytes
   end
-  local left = describe(cache.open(settings), stored.repo)
-  return stored.bytes - left.bytes
+  return freed
 end
 
 return M

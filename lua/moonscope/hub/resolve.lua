@@ -47,6 +47,21 @@ function M.model(name, opts)
   return path
 end
 
+---The folder of a tokenizer.
+---@param name string  a folder, a tokenizer.json, "ns/name" or "ns/name@revision"
+---@return string? path
+---@return string? message
+---@return string? code
+function M.tokenizer(name)
+  if name:find "%.json$" then return name end
+  local repo, revision, message = repo_of(name)
+  if not repo then return name end
+  if not revision then return nil, message, "EINVAL" end
+  local path, why, code = run.with({}, snapshot.tokenizer, repo, revision)
+  if not path then return with_hub(name, why, code) end
+  return path
+end
+
 ---The folder of a model of the Hub in the cache, whatever else lies under its name on this disk.
 ---@param name string  by is_hub_name
 ---@return string? path

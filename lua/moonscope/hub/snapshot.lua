@@ -13,6 +13,7 @@ local M = {}
 
 local AT_ONCE = 4 -- files
 local INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+local TOKENIZER, TEMPLATE = "tokenizer.json", "tokenizer_config.json"
 
 local function fail(message, code) return nil, { message = message, code = code } end
 
@@ -143,6 +144,25 @@ function M.model(run, repo, revision)
   if not folder then return nil, failure end
   run.cache:set_commit(repo, revision, commit)
   return folder
+end
+
+---The folder with a model's tokenizer, which needs none of its weights.
+---@param run moonscope.hub.Run
+---@param repo moonscope.hub.Repo
+---@param revision string
+---@return string? folder
+---@return moonscope.hub.Failure?
+function M.tokenizer(run, repo, revision)
+  local commit, list = look_up(run, repo, revision)
+  if not commit then return nil, list end
+  if not contains(list, TOKENIZER) then
+    return fail(("%s: expected %s, found: %s"):format(repo.name, TOKENIZER, names_of(list)), "EUNSUPPORTED")
+  end
+  local files = { TOKENIZER, contains(list, TEMPLATE) and TEMPLATE or nil }
+  local paths, failure = fetch.files(run, AT_ONCE, repo, commit, files)
+  if not paths then return nil, failure end
+  run.cache:set_commit(repo, revision, commit)
+  return run.cache:snapshot(repo, commit)
 end
 
 ---Downloads safetensors and descriptions; their paths.

@@ -81,7 +81,8 @@ local function load_first(app, options)
   local bench = app.workbench
   return app.jobs:start("load-model", options.model or "nothing", function()
     if options.model then bench:load_model(options.model, options.model) end
-    for _, path in ipairs(options.saes or {}) do bench:load_sae(path, {}) end
+    local open = { format = options.format, activation = options.activation, input_scale = options.input_scale }
+    for _, path in ipairs(options.saes or {}) do bench:load_sae(path, open) end
     return {}
   end)
 end
@@ -122,7 +123,7 @@ local function serve(options)
 end
 
 ---Serves until SIGTERM or Ctrl-C, then drains.
----@param options {host: string, port: integer, data: string[]?, model: string?, saes: string[]?, routes_file: string?, allow_hosts: string[]?, connections: integer?, max_answers: integer, token: string?, device: string?, precision: string?, context: integer?, sae_dtype: string?}
+---@param options {host: string, port: integer, data: string[]?, model: string?, saes: string[]?, routes_file: string?, allow_hosts: string[]?, connections: integer?, max_answers: integer, token: string?, device: string?, precision: string?, context: integer?, sae_dtype: string?, format: string?, activation: string?, input_scale: number?}
 ---@return true?
 ---@return string? message
 function M.run(options)

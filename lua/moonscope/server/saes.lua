@@ -27,12 +27,12 @@ end
 function M.check_activations(request)
   local path = request.args.activations_path
   if not path then return end
-  local ok, refusal = pcall(request.paths.file, request.paths, path, "activationsPath")
+  local ok, refusal = pcall(request.paths.file, request.paths, path, "activations_path")
   if not ok then
-    errors.refuse(400, "ENOENT", errors.is_refusal(refusal) and refusal:text() or refusal, "activationsPath")
+    errors.refuse(400, "ENOENT", errors.is_refusal(refusal) and refusal:text() or refusal, "activations_path")
   end
-  errors.refuse(501, "EUNSUPPORTED", "activationsPath: statistics over recorded activations are not there yet; "
-    .. "null loads the SAE without them", "activationsPath")
+  errors.refuse(501, "EUNSUPPORTED", "activations_path: statistics over recorded activations are not there yet; "
+    .. "null loads the SAE without them", "activations_path")
 end
 
 ---The SAE of a layer, or the only one. Throws 404, and 400 where several are meant.

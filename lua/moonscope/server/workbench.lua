@@ -159,16 +159,33 @@ function M:unload_model()
   return loaded
 end
 
+---@class moonscope.SaeOptions
+---@field layer integer?
+---@field dtype string?
+---@field format string?  this and the next two: what a file may leave open
+---@field activation string?
+---@field input_scale number?
+---@field force boolean?
+---@field words (fun(message: string): string)?  what loading says, as the client shall read it
+
+---ms.load_sae with what was asked for; throws a refusal that blames `field`.
+local function load_sae(self, model, path, options, layer, field)
+  local sae, message, code = ms.load_sae(path, {
+    model = model, layer = layer, dtype = options.dtype or self.options.sae_dtype, format = options.format,
+    activation = options.activation, input_scale = options.input_scale,
+  })
+  if sae then return sae end
+  errors.refuse_failure(options.words and options.words(message) or message, code, field)
+end
+
 ---Loads an SAE beside the model; the same layer replaces. Throws a refusal.
 ---@param path string
----@param options {layer: integer?, dtype: string?, force: boolean?}
+---@param options moonscope.SaeOptions
 ---@return table entry  { sae =, layer =, path =, activity =, labels = }
 function M:load_sae(path, options)
   local use = self:enter()
   local guard <close> = setmetatable({}, { __close = function() self:leave(coroutine.running()) end })
-  local sae, message, code = ms.load_sae(path,
-    { model = use.model, dtype = options.dtype or self.options.sae_dtype })
-  if not sae then errors.refuse_failure(message, code, "sae_path") end
+  local sae = load_sae(self, use.model, path, options, nil, "sae_path")
   local undo <close> = setmetatable({}, { __close = function(_, failure)
     if failure and sae then sae:close() end
   end })
@@ -179,9 +196,7 @@ function M:load_sae(path, options)
   end
   if layer and layer ~= sae.layer then
     sae:close()
-    sae, message, code = ms.load_sae(path,
-      { model = use.model, layer = layer, dtype = options.dtype or self.options.sae_dtype })
-    if not sae then errors.refuse_failure(message, code, "layer_idx") end
+    sae = load_sae(self, use.model, path, options, layer, "layer_idx")
   end
   if not sae.layer then
     errors.refuse(400, "EINVAL", "layer_idx: the SAE's layer is unknown; name the layer that it was trained on",

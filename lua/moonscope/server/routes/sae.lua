@@ -4,14 +4,29 @@ local json = require "moonscope.json"
 local actions = require "moonscope.server.actions"
 local saes = require "moonscope.server.saes"
 
+---Fields of a request for options of a command line, and the client's path for the server's: whatever
+---loading says of the file and of those beside it.
+local function words_of(path, name)
+  local folder, named = path:match "^.*/", name:match "^.*/" or ""
+  local plain = { ["--format"] = "format", ["--activation"] = "activation", ["--input-scale"] = "input_scale" }
+  local function replaced(text, from, to) return (text:gsub(from:gsub("%p", "%%%0"), (to:gsub("%%", "%%%%")))) end
+  return function(message)
+    message = replaced(replaced(message, path, name), folder, named)
+    return (message:gsub("%-%-%l[%l-]*", plain))
+  end
+end
+
 local function load_sae(request)
   local args, bench = request.args, request.workbench
   saes.check_activations(request)
   bench:enter()
-  local path = request.paths:file(args.sae_path, "saePath")
+  local path = request.paths:file(args.sae_path, "sae_path")
   bench:leave(coroutine.running()) -- the job uses the model, not this request, which only waits
   local job = request.jobs:start("load-sae", args.sae_path, function()
-    return saes.loaded(bench:load_sae(path, { layer = args.layer_idx, dtype = args.dtype, force = args.force }))
+    return saes.loaded(bench:load_sae(path, {
+      layer = args.layer_idx, dtype = args.dtype, force = args.force, format = args.format,
+      activation = args.activation, input_scale = args.input_scale, words = words_of(path, args.sae_path),
+    }))
   end)
   return actions.answer(job, args.wait)
 end
@@ -44,6 +59,9 @@ return {
     { "sae_path", "text", required = true, max_length = 4096 },
     { "activations_path", "text", null = true, max_length = 4096 },
     { "dtype", "text", null = true, choices = { "f32", "f16", "bf16", "file" } },
+    { "format", "text", null = true, max_length = 64 },
+    { "activation", "text", null = true, max_length = 64 },
+    { "input_scale", "number", null = true, min = 1e-30, max = 1e30 },
     { "force", "boolean", default = false },
     { "wait", "boolean", default = true },
   } },
