@@ -54,7 +54,7 @@ function M.describe(look)
   local source = {
     d_sae = d_sae, d_model = d_model,
     activation = look:activation(one_of(look, metadata, "activation_fn", ACTIVATIONS, where) or "relu"),
-    k = look:field(metadata, "k", "count", where), threshold = look:field(metadata, "threshold", "number", where),
+    k = look:field(metadata, "k", "count", where), threshold = look:field(metadata, "threshold", "threshold", where),
     subtract_b_dec = look:field(metadata, "subtract_b_dec", "flag", where),
     input_scale = look:field(metadata, "input_scale", "positive", where),
     output_scale = look:field(metadata, "output_scale", "positive", where),

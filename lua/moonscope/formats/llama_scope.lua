@@ -64,7 +64,7 @@ local function describe_scope(look)
     return root / look:need(norms, "in", "positive", where), look:need(norms, "out", "positive", where) / root
   end)
   source.subtract_b_dec = look:flag(config, "apply_decoder_bias_to_pre_encoder", true, where)
-  local threshold = look:field(config, "jump_relu_threshold", "number", where) or 0
+  local threshold = look:field(config, "jump_relu_threshold", "threshold", where) or 0
   local activation = look:need(config, "act_fn", "text", where)
   if activation == "topk" and threshold > 0 then activation = "jumprelu" end
   if activation ~= "relu" and activation ~= "jumprelu" then
