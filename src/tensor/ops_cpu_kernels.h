@@ -186,7 +186,7 @@ static moon_status rms_norm(const moon_tensor *out, const moon_tensor *x, const 
     const float *row = xs + t * d;
     float sum;
     dot_rows(&sum, row, d, 1, MOON_F32, row, d);
-    float scale = 1.0f / sqrtf(sum / (float)d + eps);
+    float scale = isinf(sum) ? NAN : 1.0f / sqrtf(sum / (float)d + eps);
     for (int64_t i = 0; i < d; i++)
       ys[t * d + i] = row[i] * scale * load_one(w->dtype, moon_tensor_data(w), i);
   }
