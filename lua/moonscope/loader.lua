@@ -166,6 +166,13 @@ local function check_dtypes(look, source)
   end
 end
 
+---An output must be known to be a place, or to be unknown.
+local function check_output(look, output)
+  if output and output ~= "" and not (output:find "^model%." or output:find "^blocks%.") then
+    look:refuse("EFORMAT", "output: found %s, expected a place such as model.layers.3.mlp", output)
+  end
+end
+
 ---What a format may have computed from fields that are each in range.
 local function check_factors(look, source)
   for _, name in ipairs { "input_scale", "output_scale", "threshold" } do
@@ -193,6 +200,7 @@ local function describe(look, opts, entry)
   local format = choose(look, opts.format or entry and entry.format)
   local source = format.describe(look)
   check_dtypes(look, source)
+  check_output(look, source.output)
   check_factors(look, source)
   check_gates(look, source)
   source.file, source.path, source.format = look.file, look.path, format.name

@@ -5,6 +5,7 @@
 local json = require "moonscope.json"
 local numbers = require "moonscope.numbers"
 local options = require "moonscope.options"
+local places = require "moonscope.places"
 
 local Look = {}
 Look.__index = Look
@@ -172,6 +173,29 @@ function Look:agree(config, name, found, where)
   if said and said ~= found then
     self:refuse("ESHAPE", "%s: %s is %d, the tensors' is %d", where, name, said, found)
   end
+end
+
+-- Places
+
+---"model.layers.N" and what follows; refuses a number that no layer has.
+---@param layer string|integer
+---@param suffix string?
+---@param where string  for the message
+function Look:place(layer, suffix, where)
+  local number = places.layer_number(layer)
+  if not number then
+    self:refuse("ERANGE", "%s: found layer %s, expected 0 to %d", where, tostring(layer), places.MAX_LAYER)
+  end
+  return ("model.layers.%d%s"):format(number, suffix or "")
+end
+
+---A field that names a place; a TransformerLens hook becomes a module's path.
+function Look:hook(config, name, where)
+  local hook = self:field(config, name, "text", where)
+  if not hook then return nil end
+  local layer = hook:match "^blocks%.(%d+)%." or hook:match "^model%.layers%.(%d+)"
+  if layer then self:place(layer, "", where .. ": " .. name) end
+  return places.of_hook(hook)
 end
 
 -- Answers
