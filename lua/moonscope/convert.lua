@@ -175,7 +175,11 @@ local function layer_of(source, entry, layer)
     if not given then return nil, message, code end
   end
   local known, by = entry and entry.layer, "SAE_CONFIGS"
-  if not known and source.own_layer then known, by = ("model.layers.%d"):format(source.own_layer), "its config" end
+  local own = source.own_layer and ("model.layers.%d"):format(source.own_layer)
+  if known and own and known ~= own then
+    return nil, ("%s: reads %s by SAE_CONFIGS, but %s by its config"):format(source.path, known, own), "EINVAL"
+  end
+  if not known and own then known, by = own, "its config" end
   if known and given and known ~= given then
     return nil, ("%s: reads %s by %s, but --layer says %s"):format(source.path, known, by, given), "EINVAL"
   end

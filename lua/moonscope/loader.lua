@@ -4,6 +4,7 @@
 ---formats fit, or the file leaves something open, opening it fails with the question to be answered.
 local checkpoint = require "moonscope.checkpoint"
 local Look = require "moonscope.formats.look"
+local numbers = require "moonscope.numbers"
 local options = require "moonscope.options"
 local places = require "moonscope.places"
 local sae_configs = require "moonscope.sae_configs"
@@ -165,10 +166,43 @@ local function check_dtypes(look, source)
   end
 end
 
+---An output must be known to be a place, or to be unknown.
+local function check_output(look, output)
+  if output and output ~= "" and not (output:find "^model%." or output:find "^blocks%.") then
+    look:refuse("EFORMAT", "output: found %s, expected a place such as model.layers.3.mlp", output)
+  end
+end
+
+---What a format may have computed from fields that are each in range.
+local function check_factors(look, source)
+  for _, name in ipairs { "input_scale", "output_scale", "threshold" } do
+    local value = source[name]
+    if value and not (numbers.is_normal_f32(value) or name == "threshold" and value == 0) then
+      look:refuse("ERANGE", "%s: found %g, expected a number in f32's range", name, value)
+    end
+  end
+end
+
+---The vectors that features are compared with: a NaN there would silence them without a word.
+local GATES = { "threshold", "gate_bias" }
+
+local function check_gates(look, source)
+  for _, name in ipairs(GATES) do
+    local part = source.tensors[name]
+    if part then
+      local values <close> = M.tensor(look.file, part)
+      look:finite(part, values)
+    end
+  end
+end
+
 local function describe(look, opts, entry)
   local format = choose(look, opts.format or entry and entry.format)
   local source = format.describe(look)
   check_dtypes(look, source)
+  check_output(look, source.output)
+  check_factors(look, source)
+  check_gates(look, source)
   source.file, source.path, source.format = look.file, look.path, format.name
   if opts.input_scale and not look.scale_was_used then
     look:refuse("EINVAL", "--input-scale: of no use: the file says how its input is scaled")
@@ -177,8 +211,8 @@ local function describe(look, opts, entry)
   return source
 end
 
----Opens a file (or the folder of a release) and says what is in it. Only headers, configs and single
----numbers are read. The caller closes source.file.
+---Opens a file (or the folder of a release) and says what is in it. Only headers, configs, single
+---numbers and thresholds are read. The caller closes source.file.
 ---@param path string
 ---@param opts {format: string?, activation: string?, input_scale: number?, layer: integer|string|nil, entry: table?}
 ---  answers to what a file may leave open; entry: of SAE_CONFIGS, where the caller knows it

@@ -1,6 +1,22 @@
 -- SPDX-License-Identifier: MIT
----Numbers on the command line, as argparse converts them: the number, or nil and what is wrong.
+---Numbers: f32's range, and those on the command line, as argparse converts them: the number, or nil and what is
+---wrong.
 local M = {}
+
+local SMALLEST_F32, LARGEST_F32 = 0x1p-126, 0x1.fffffep127
+
+---Whether an f32 holds a number with all its digits: neither infinite, nor subnormal, nor not a number. 0 is not.
+---@param n number
+---@return boolean
+function M.is_normal_f32(n)
+  local size = math.abs(n)
+  return size >= SMALLEST_F32 and size <= LARGEST_F32
+end
+
+---A number as text; NaN without its sign.
+---@param n number
+---@return string
+function M.text(n) return n ~= n and "nan" or tostring(n) end
 
 ---A whole number from 0.
 ---@param text string
@@ -31,7 +47,7 @@ local function numbers_that(test, expected)
   end
 end
 
-M.above_zero = numbers_that(function(n) return n > 0 and n < math.huge end, "a number above 0")
+M.above_zero = numbers_that(function(n) return n > 0 and M.is_normal_f32(n) end, "a number above 0 in f32's range")
 M.from_zero = numbers_that(function(n) return n >= 0 and n < math.huge end, "a number from 0")
 M.share = numbers_that(function(n) return n >= 0 and n <= 1 end, "a number from 0 to 1")
 M.positive_share = numbers_that(function(n) return n > 0 and n <= 1 end, "a number above 0, at most 1")

@@ -4,6 +4,17 @@
 ---sees what was meant.
 local M = {}
 
+---Above the layers of any model.
+M.MAX_LAYER = 9999
+
+---The number of a layer, from its digits or a number; nil where no model has such a layer.
+---@param layer string|integer
+---@return integer?
+function M.layer_number(layer)
+  local number = math.tointeger(tonumber(layer))
+  return number and number >= 0 and number <= M.MAX_LAYER and number or nil
+end
+
 local HOOKS = {
   hook_resid_pre = ".input", hook_resid_mid = ".post_attention", hook_resid_post = "",
   hook_attn_out = ".self_attn", hook_mlp_out = ".mlp", ["mlp.hook_out"] = ".mlp",

@@ -3,6 +3,7 @@
 local core = require "moonscope.core"
 local job = require "moonscope.job"
 local loader = require "moonscope.loader"
+local numbers = require "moonscope.numbers"
 local options = require "moonscope.options"
 local tensor = require "moonscope.tensor"
 
@@ -83,8 +84,8 @@ local function check_options(opts)
     if opts[name] ~= nil then options.check_text("load_sae", name, opts[name]) end
   end
   local scale = opts.input_scale
-  if scale ~= nil and not (type(scale) == "number" and scale > 0 and scale < math.huge) then
-    error(("load_sae: input_scale: found %s, expected a number above 0"):format(tostring(scale)), 3)
+  if scale ~= nil and not (type(scale) == "number" and scale > 0 and numbers.is_normal_f32(scale)) then
+    error(("load_sae: input_scale: found %s, expected a number above 0 in f32's range"):format(tostring(scale)), 3)
   end
 end
 

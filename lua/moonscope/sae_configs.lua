@@ -17,6 +17,8 @@
 ---  dtype             of all of them
 ---  size_bytes        of the file
 ---  l0                features that fire per token, as published
+local places = require "moonscope.places"
+
 local M = {}
 
 local GOODFIRE_KEYS = {
@@ -85,8 +87,9 @@ M.DEFAULT = "Llama-3.1-8B-Instruct-SAE-l19"
 ---@return string? code
 function M.parse_layer(layer)
   local number = tostring(layer):match "^%d+$" or tostring(layer):match "^model%.layers%.(%d+)$"
-  if math.type(layer) == "float" or not number or not math.tointeger(number) then
-    return nil, ("layer: found %s, expected a number from 0 or model.layers.N"):format(tostring(layer)), "EINVAL"
+  if math.type(layer) == "float" or not number or not places.layer_number(number) then
+    return nil, ("layer: found %s, expected a number from 0 or model.layers.N, at most %d"):format(tostring(layer),
+      places.MAX_LAYER), "EINVAL"
   end
   return ("model.layers.%d"):format(number)
 end

@@ -60,8 +60,11 @@ static int64_t narrow(candidate *all, int64_t n, const moon_sampler *s, double *
 }
 
 static moon_status refuse_nan(int64_t id, moon_err *err) {
-  return moon_fail(err, MOON_ERANGE, "sampler: the logit of token %lld is not a number",
-                   (long long)id);
+  return moon_fail(
+      err, MOON_ERANGE,
+      "sampler: the logit of token %lld is not a number: the weights are broken, or an "
+      "edit's value took the stream out of f32's range",
+      (long long)id);
 }
 
 /* NaN comes first in the order of argmax, so the logit of its choice tells of any. */

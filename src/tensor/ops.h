@@ -175,7 +175,8 @@ moon_status moon_op_products(const moon_product *list, int n, const moon_tensor 
  * check. */
 moon_status moon_op_embed(const moon_tensor *out, const moon_tensor *table, const moon_tensor *ids,
                           moon_err *err);
-/* out [n][d] := w * x / sqrt(mean(x^2) + eps), w [d] f32, f16 or bf16; out may be x. */
+/* out [n][d] := w * x / sqrt(mean(x^2) + eps), w [d] f32, f16 or bf16; out may be x. NaN in a row
+ * whose squares leave f32's range: it would be all zeros, which looks like a result. */
 moon_status moon_op_rms_norm(const moon_tensor *out, const moon_tensor *x, const moon_tensor *w,
                              float eps, moon_err *err);
 /* Rotates q [n][n_heads][d_head] and k [n][n_kv_heads][d_head] in place, halves paired as in

@@ -127,7 +127,8 @@ static moon_status rms_norm(const moon_tensor *out, const moon_tensor *x, const 
 #pragma omp parallel for schedule(static) num_threads(moon_cpu_threads()) if (worth_threads(n * d))
   for (int64_t t = 0; t < n; t++) {
     const float *row = xs + t * d;
-    float scale = 1.0f / sqrtf(dot(row, MOON_F32, row, d) / (float)d + eps);
+    float sum = dot(row, MOON_F32, row, d);
+    float scale = isinf(sum) ? NAN : 1.0f / sqrtf(sum / (float)d + eps);
     WITH_DTYPE(w->dtype, weigh(DTYPE, ys + t * d, row, scale, moon_tensor_data(w), d));
   }
   return MOON_OK;

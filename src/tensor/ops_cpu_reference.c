@@ -363,7 +363,8 @@ static moon_status rms_norm(const moon_tensor *out, const moon_tensor *x, const 
   for (int64_t t = 0; t < x->shape[0]; t++) {
     const float *row = (const float *)moon_tensor_data(x) + t * d;
     float *y = (float *)moon_tensor_data(out) + t * d;
-    float scale = 1 / sqrtf(reduce_row(MOON_SUM_OF_SQUARES, row, d) / (float)d + eps);
+    float mean = reduce_row(MOON_SUM_OF_SQUARES, row, d) / (float)d;
+    float scale = isinf(mean) ? NAN : 1 / sqrtf(mean + eps);
     for (int64_t i = 0; i < d; i++)
       y[i] = row[i] * scale * load(w, i);
   }

@@ -24,6 +24,7 @@ typedef enum filling {
   ZERO,
   NORMAL,    /* roughly normal */
   SPECIAL,   /* small whole numbers (many ties), infinities, zeros of both signs, NaN */
+  LARGE,     /* their squares are beyond f32 */
   POSITIVE,  /* 0.1 to 1.1 */
   INDEX,     /* 0 .. trial.limit - 1 */
   DISTINCT,  /* k, k + 1, ... */
@@ -88,6 +89,8 @@ static double element(filling how, int64_t i, const trial *t) {
       return random_normal();
     case SPECIAL:
       return random_special();
+    case LARGE:
+      return random_normal() * 1e20;
     case POSITIVE:
       return random_unit() + 0.1;
     case INDEX:
@@ -379,9 +382,10 @@ static moon_status call_rms_norm(const moon_tensor *t, const trial *p, moon_err 
 
 static void rms_norm(trial *t) {
   int64_t M = pick_rows(), K = pick_width();
+  filling how = random_below(4) ? NORMAL : LARGE;
   t->variant = (int)random_below(2); /* 0: in place */
-  add(t, "out", ROWS | OUT, MOON_F32, NORMAL, 2, M, K);
-  add(t, "x", ROWS, MOON_F32, NORMAL, 2, M, K);
+  add(t, "out", ROWS | OUT, MOON_F32, how, 2, M, K);
+  add(t, "x", ROWS, MOON_F32, how, 2, M, K);
   add(t, "w", 0, pick_weight(), NORMAL, 1, K);
   t->atol = 1e-6;
   t->rtol = 1e-5;

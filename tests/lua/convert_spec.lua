@@ -81,6 +81,11 @@ describe("convert.sae", function()
       assert.equal(folder .. "/sae_layer_7.safetensors", result.safetensors)
     end
     assert.is_nil(convert.sae(path, { output = folder, layer = "last" }))
+    for _, layer in ipairs { "9223372036854775807", 10000, "model.layers.10000" } do
+      ok, message = convert.sae(path, { output = folder, layer = layer })
+      assert.is_nil(ok)
+      assert.equal(("layer: found %s, expected a number from 0 or model.layers.N, at most 9999"):format(layer), message)
+    end
     ok, message = convert.sae(fixtures.sae_path, { output = folder, layer = 4 })
     assert.is_nil(ok)
     assert.equal(fixtures.sae_path .. ": reads model.layers.3 by SAE_CONFIGS, but --layer says model.layers.4", message)

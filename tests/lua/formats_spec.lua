@@ -362,6 +362,9 @@ describe("saelens", function()
       assert.truthy(message:find(path .. ": ", 1, true) == 1 and message:find(case[3], 1, true), message)
       assert.equal(case[2], code)
     end
+    local path = write("sae_weights.safetensors", matrices(), cfg { hook_name = "blocks.99999999999999999999.hook_x" })
+    assert.same({ path .. ": cfg.json: hook_name: found layer 99999999999999999999, expected 0 to 9999", "ERANGE" },
+      { select(2, ms.load_sae(path)) })
     write("sae_weights.safetensors", matrices(), { ["cfg.json"] = "{" })
     local _, message = ms.load_sae(folder)
     says(message, "cfg.json: json: ")
@@ -502,6 +505,12 @@ describe("sparsify", function()
       _, message = ms.load_sae(write("sae.safetensors", tensors(), { ["cfg.json"] = case[1] }))
       says(message, "cfg.json: " .. case[2])
     end
+    local far = "layers.99999999999999999999"
+    local path = write(far .. "/sae.safetensors", tensors(), { [far .. "/cfg.json"] = { k = 4 } })
+    sae, message, code = ms.load_sae(path)
+    assert.is_nil(sae)
+    assert.same({ path .. ": its folder: found layer 99999999999999999999, expected 0 to 9999", "ERANGE" },
+      { message, code })
   end)
 end)
 
@@ -598,7 +607,11 @@ describe("dictionary_learning", function()
       local sae <close> = assert(ms.load_sae(write("ae.pt", w, config("AutoEncoder", { submodule_name = module }))))
       assert.equal(hook or nil, sae.hook)
     end
-    local sae, message = ms.load_sae(write("ae.pt", w, config("AutoEncoder", { dict_size = 9 })))
+    local sae, message = ms.load_sae(write("ae.pt", w, config("AutoEncoder",
+      { layer = 3, submodule_name = "resid_post_layer_5" })))
+    assert.is_nil(sae)
+    says(message, "config.json: layer is 3, but submodule_name is resid_post_layer_5")
+    sae, message = ms.load_sae(write("ae.pt", w, config("AutoEncoder", { dict_size = 9 })))
     assert.is_nil(sae)
     says(message, "config.json: dict_size is 9, the tensors' is 10")
   end)
@@ -792,6 +805,13 @@ describe("a file that could be several formats", function()
     assert.error_matches(function() ms.load_sae(path, { format = 5 }) end, "load_sae: format: found number", 1, true)
     assert.error_matches(function() ms.load_sae(path, { input_scale = -1 }) end,
       "load_sae: input_scale: found -1, expected a number above 0", 1, true)
+    for _, scale in ipairs { 1e39, 1e-46, 1e-40 } do -- an f32 of them is infinite, 0 or has lost digits
+      assert.error_matches(function() ms.load_sae(path, { input_scale = scale }) end,
+        "expected a number above 0 in f32's range", 1, true)
+      local result = process.moonscope { "convert", path, "--input-scale", tostring(scale) }
+      assert.equal(2, result.code)
+      says(result.err, ("'%s' is not a number above 0 in f32's range"):format(tostring(scale)))
+    end
     local same <close> = assert(ms.load_sae(path, { activation = "relu", format = "dictionary_learning" }))
     assert.equal("relu", same.activation)
     path = write("r1.pt", { W = random("W", D, F), b_enc = random("be", F), b_dec = random("bd", D) })
@@ -851,6 +871,85 @@ describe("a file that could be several formats", function()
   end)
 end)
 
+describe("a number that is not finite", function()
+  local NAN, INF = 0 / 0, 1 / 0
+
+  ---As `positive`, with some elements replaced.
+  local function with(changes)
+    local values = positive("threshold", F)
+    for i, value in pairs(changes) do values[i] = value end
+    return values
+  end
+
+  ---Refused when it is loaded and when it is converted, in the same words; nothing is written.
+  local function refused(path, text, opts)
+    local sae, message, code = ms.load_sae(path, opts)
+    assert.is_nil(sae)
+    assert.same({ path .. ": " .. text, "ERANGE" }, { message, code })
+    local asked = { output = folder .. "/out", layer = 3 }
+    for name, value in pairs(opts or {}) do asked[name] = value end
+    local result
+    result, message = convert.sae(path, asked)
+    assert.is_nil(result)
+    assert.equal(path .. ": " .. text, message)
+    assert.is_nil(io.open(folder .. "/out"))
+  end
+
+  it("is no threshold, which would silence its feature", function()
+    local saelens = { ["cfg.json"] = { architecture = "jumprelu" } }
+    refused(write("sae_weights.safetensors", matrices { threshold = with { [3] = NAN, [5] = INF } }, saelens),
+      "threshold: 2 of 10 are not finite, the first at 2: nan")
+    saelens["cfg.json"].architecture = "batchtopk"
+    refused(write("sae_weights.safetensors", matrices { topk_threshold = NAN }, saelens),
+      "topk_threshold: found nan, expected a finite number")
+    refused(write("sae_weights.safetensors", matrices { topk_threshold = INF }, saelens),
+      "topk_threshold: found inf, expected a finite number")
+    refused(write("sae_weights.safetensors", matrices { topk_threshold = { 1e39, dtype = "f64" } }, saelens),
+      "threshold: found 1e+39, expected a number in f32's range")
+    saelens["cfg.json"].architecture = "gated"
+    refused(write("sae_weights.safetensors", matrices { b_enc = false, b_gate = with { [10] = -INF },
+      b_mag = random("mag", F), r_mag = random("r", F) }, saelens),
+      "b_gate: 1 of 10 are not finite, the first at 9: -inf")
+    os.remove(folder .. "/cfg.json")
+    refused(write("ae.pt", linear { b_dec = random("b", D), k = { 3, dtype = "i32" }, threshold = NAN },
+      { ["config.json"] = { trainer = { dict_class = "BatchTopKSAE" } } }),
+      "threshold: found nan, expected a finite number")
+    refused(write("sae.safetensors", { ["encoder_linear.weight"] = random("e", F, D),
+      ["encoder_linear.bias"] = random("be", F), ["decoder_linear.weight"] = random("d", D, F),
+      ["decoder_linear.bias"] = random("bd", D), threshold = with { NAN } },
+      { ["sae_metadata.json"] = { activation_fn = "jumprelu" } }),
+      "threshold: 1 of 10 are not finite, the first at 0: nan")
+  end)
+
+  it("may lie in a logarithm", function()
+    local config = { ["config.json"] = { hook_point_in = "blocks.3.hook_resid_post", norm_activation = "inference" } }
+    local w = linear { ["decoder.bias"] = random("b", D), log_jumprelu_threshold = with { [2] = 100 } } -- exp: 3e43
+    refused(write("sae_weights.safetensors", w, config),
+      "log_jumprelu_threshold: 1 of 10 are not finite, the first at 1: inf")
+    w.log_jumprelu_threshold[2] = -INF -- a threshold of 0
+    local sae <close> = assert(ms.load_sae(write("sae_weights.safetensors", w, config)))
+    assert.equal("jumprelu", sae.activation)
+  end)
+
+  it("is what f32 makes of a factor out of its range", function()
+    local norms = { ["in"] = 1e-300, out = 1 }
+    local config = { act_fn = "jumprelu", jump_relu_threshold = 1, dataset_average_activation_norm = norms,
+      hook_point_in = "blocks.8.hook_resid_post" }
+    local w = linear { ["decoder.bias"] = random("b", D) }
+    local function says_of_scope(text)
+      local sae, message = ms.load_sae(write("final.safetensors", w, { ["hyperparams.json"] = config }))
+      assert.is_nil(sae)
+      says(message, text)
+    end
+    says_of_scope "hyperparams.json: in: found 1e-300, expected a number above 0 in f32's range"
+    norms["in"] = 1
+    config.jump_relu_threshold = 1e300
+    says_of_scope "hyperparams.json: jump_relu_threshold: found 1e+300, expected a number in f32's range"
+    config.jump_relu_threshold, norms.out = 1e30, 1e-30 -- each in range, what they make is not
+    says_of_scope "threshold: found 2.44949e+60, expected a number in f32's range"
+  end)
+end)
+
 describe("folding", function()
   it("goes through a matrix in blocks of rows", function()
     local n, d = 2100, 4096 -- a block has 8 Mi elements: 2,048 rows
@@ -901,7 +1000,11 @@ describe("a converted pair", function()
         "normalisation: found rms, expected constant_norm_rescale, layer_norm" },
       { { decoder_norm = "unit" }, "EUNSUPPORTED", "decoder_norm: found unit, expected feature, gate" },
       { { subtract_b_dec = 1 }, "EFORMAT", "subtract_b_dec: found 1, expected true or false" },
-      { { input_scale = -1 }, "EFORMAT", "input_scale: found -1, expected a number above 0" },
+      { { input_scale = -1 }, "EFORMAT", "input_scale: found -1, expected a number above 0 in f32's range" },
+      { { input_scale = 1e300 }, "EFORMAT", "input_scale: found 1e+300, expected a number above 0 in f32's range" },
+      { { output_scale = 1e-300 }, "EFORMAT", "output_scale: found 1e-300, expected a number above 0 in f32's range" },
+      { { output_scale = 1e-40 }, "EFORMAT", "output_scale: found 1e-40, expected a number above 0 in f32's range" },
+      { { threshold = 1e39 }, "EFORMAT", "threshold: found 1e+39, expected a number in f32's range" },
       { { k = 0 }, "EFORMAT", "k: found 0, expected a whole number above 0" },
       { { hook = 3 }, "EFORMAT", "hook: found 3, expected a text" },
     } do
@@ -925,6 +1028,59 @@ describe("a converted pair", function()
       local none, message = ms.load_sae(pair(case[1], case[3]))
       assert.is_nil(none)
       says(message, case[2])
+    end
+  end)
+
+  it("is refused where its metadata contradict themselves or the tensors", function()
+    local HUGE = "99999999999999999999"
+    for _, case in ipairs {
+      { { layer_idx = 3, hook = "model.layers.4" }, "EINVAL", "hook is model.layers.4, but layer_idx is 3" },
+      { { layer_idx = 3, layer = "model.layers.5" }, "EINVAL", "layer is model.layers.5, but layer_idx is 3" },
+      { { layer = "model.layers.5", hook = "model.layers.4.input" }, "EINVAL",
+        "hook is model.layers.4.input, but layer is model.layers.5" },
+      { { input_dim = 7 }, "ESHAPE", "input_dim is 7, the tensors' is 6" },
+      { { latent_dim = 11 }, "ESHAPE", "latent_dim is 11, the tensors' is 10" },
+    -- as the first converter wrote it, whatever the tensors
+      { { tied_weights = true, format_version = 1 }, "EINVAL", "tied_weights is true, but the file has a decoder matrix" },
+      { { format_version = 2 }, "EUNSUPPORTED", "format_version: found 2, expected 1: written by a newer moonscope" },
+      { { layer_idx = -1 }, "ERANGE", "layer_idx: found layer -1, expected 0 to 9999" },
+      { { layer_idx = 1.5 }, "ERANGE", "layer_idx: found layer 1.5, expected 0 to 9999" },
+      { { layer = "model.layers." .. HUGE }, "ERANGE", "layer: found layer " .. HUGE .. ", expected 0 to 9999" },
+      { { hook = "model.layers.10000.input" }, "ERANGE", "hook: found layer 10000, expected 0 to 9999" },
+    } do
+      local path = pair(case[1])
+      local none, message, code = ms.load_sae(path)
+      assert.is_nil(none)
+      assert.same({ path .. ": sae_layer_3_metadata.json: " .. case[3], case[2] }, { message, code })
+    end
+    local path = pair { output = "zzz" }
+    local none, message = ms.load_sae(path)
+    assert.is_nil(none)
+    assert.equal(path .. ": output: found zzz, expected a place such as model.layers.3.mlp", message)
+    local same <close> = assert(ms.load_sae(pair { layer_idx = 4, layer = "model.layers.4", hook = "blocks.4.hook_x",
+      input_dim = D, latent_dim = F, tied_weights = false, format_version = 1 }))
+    assert.equal(4, same.layer)
+    local original <close> = assert(ms.load_sae(pair { layer_idx = 3, tied_weights = true })) -- the first converter's
+    local x <close> = ms.tensor(X)
+    local features <close> = original:encode(x)
+    local decoded <close> = original:decode(features)
+    local want <close> = same:decode(features)
+    assert.is_true(decoded:equal(want))
+    local embedding <close> = assert(ms.load_sae(pair { layer_idx = 0, hook = "model.embed_tokens" }))
+    assert.equal("model.embed_tokens", embedding.hook)
+  end)
+
+  it("is the original workbench's too, with its metadata", function()
+    local w = { ["encoder.weight"] = random("e", F, D), ["encoder.bias"] = random("be", F),
+      decoder_bias = random("b", D) }
+    for _, case in ipairs {
+      { { latent_dim = 11 }, "latent_dim is 11, the tensors' is 10" },
+      { { tied_weights = false, format_version = 1 }, "tied_weights is false, but the file has no decoder matrix" },
+      { { layer_idx = 10000 }, "layer_idx: found layer 10000, expected 0 to 9999" },
+    } do
+      local none, message = ms.load_sae(write("a.safetensors", w, { ["a_metadata.json"] = case[1] }))
+      assert.is_nil(none)
+      says(message, "a_metadata.json: " .. case[2])
     end
   end)
 

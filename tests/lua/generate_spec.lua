@@ -127,6 +127,18 @@ describe("moonscope generate", function()
     assert.same(case.greedy_add_keep_error[1].ids, assert(json.decode(result.out)).ids)
   end)
 
+  it("says when an edit takes the stream out of f32's range", function()
+    for _, edit in ipairs { "458:add:1e20", "458:set:-1e20", "1174:scale:1e20" } do
+      for _, temperature in ipairs { "0", "1" } do
+        local result = run("-n", "8", "--prompt", golden.prompts[1].text, "--sae", fixtures.sae_path,
+          "--edit", edit, "--temperature", temperature)
+        assert.same({ 1, "" }, { result.code, result.out }, edit)
+        assert.matches("^moonscope: sampler: the logit of token %d+ is not a number: the weights are broken, or an "
+          .. "edit's value took the stream out of f32's range\n$", result.err)
+      end
+    end
+  end)
+
   it("says what is wrong, in one line", function()
     local function bad(code, message, ...)
       local result = run(...)

@@ -82,7 +82,8 @@ describe("parse_layer", function()
       "99999999999999999999" } do
       local path, message, code = sae_configs.parse_layer(layer)
       assert.is_nil(path)
-      assert.equal(("layer: found %s, expected a number from 0 or model.layers.N"):format(layer), message)
+      assert.equal(("layer: found %s, expected a number from 0 or model.layers.N, at most 9999"):format(layer),
+        message)
       assert.equal("EINVAL", code)
     end
   end)

@@ -66,8 +66,8 @@ function M.describe(look)
   end
   local layer = look.name:match "^layer_(%d+)%."
   if layer then
-    source.hook = ("model.layers.%d%s"):format(layer, M.suffix)
-    source.output = ("model.layers.%d%s"):format(layer, M.output_suffix)
+    source.hook = look:place(layer, M.suffix, "its name")
+    source.output = look:place(layer, M.output_suffix, "its name")
   end
   return source
 end

@@ -137,8 +137,12 @@ local function hook_of(look)
   local layer = look:field(t, "layer", "number", CONFIG)
   if math.type(layer) ~= "integer" or layer < 0 then return nil end
   local module = look:field(t, "submodule_name", "text", CONFIG)
-  local suffix = module and SUFFIXES[module:match "^(.-)_layer_%d+$"] or not module and ""
-  return suffix and ("model.layers.%d%s"):format(layer, suffix) or nil
+  local kind, number = (module or ""):match "^(.-)_layer_(%d+)$"
+  if number and tonumber(number) ~= layer then
+    look:refuse("EINVAL", "%s: layer is %d, but submodule_name is %s", CONFIG, layer, module)
+  end
+  local suffix = not module and "" or SUFFIXES[kind]
+  return suffix and look:place(layer, suffix, CONFIG .. ": layer")
 end
 
 function M.describe(look)

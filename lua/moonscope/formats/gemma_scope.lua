@@ -32,7 +32,7 @@ function M.describe(look)
     source.hook, source.input_scale, source.output_scale = "model.embed_tokens", 1 / root, root
     source.tensors.b_dec = { "b_dec", map = function(b) return b / root end } -- the scale is w_dec's alone
   elseif layer then
-    source.hook = ("model.layers.%d"):format(layer)
+    source.hook = look:place(layer, "", "its folder")
   end
   return source
 end

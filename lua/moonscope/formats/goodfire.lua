@@ -2,6 +2,8 @@
 ---Goodfire's keys, which every converted file has: the weights bare are a ReLU autoencoder; metadata
 ---beside them (<name>_metadata.json) and further tensors say what else a converted one is.
 ---A tied one has no decoder_linear.weight.
+local metadata_file = require "moonscope.formats.metadata"
+
 local M = { name = "goodfire" }
 
 function M.matches(look) return look:has "encoder_linear.weight" end
@@ -39,13 +41,6 @@ local function gates(look, source, d_sae)
   end
 end
 
----Where the metadata say that it reads.
-local function hook_of(look, metadata, where)
-  local index = look:field(metadata, "layer_idx", "number", where)
-  return look:field(metadata, "hook", "text", where) or look:field(metadata, "layer", "text", where)
-    or math.type(index) == "integer" and ("model.layers.%d"):format(index) or nil
-end
-
 function M.describe(look)
   local d_sae, d_model = look:matrix("encoder_linear.weight", "[d_sae, d_model]")
   look:expect("decoder_linear.bias", { d_model })
@@ -54,13 +49,13 @@ function M.describe(look)
   local source = {
     d_sae = d_sae, d_model = d_model,
     activation = look:activation(one_of(look, metadata, "activation_fn", ACTIVATIONS, where) or "relu"),
-    k = look:field(metadata, "k", "count", where), threshold = look:field(metadata, "threshold", "number", where),
+    k = look:field(metadata, "k", "count", where), threshold = look:field(metadata, "threshold", "threshold", where),
     subtract_b_dec = look:field(metadata, "subtract_b_dec", "flag", where),
     input_scale = look:field(metadata, "input_scale", "positive", where),
     output_scale = look:field(metadata, "output_scale", "positive", where),
     normalisation = one_of(look, metadata, "normalisation", NORMALISATIONS, where),
     decoder_norm = one_of(look, metadata, "decoder_norm", NORMS, where),
-    hook = hook_of(look, metadata, where), output = look:field(metadata, "output", "text", where),
+    hook = metadata_file.hook(look, metadata, where), output = look:hook(metadata, "output", where),
     tensors = { w_enc = { "encoder_linear.weight" }, b_dec = { "decoder_linear.bias" } },
   }
   if look:has "decoder_linear.weight" then
@@ -72,6 +67,7 @@ function M.describe(look)
     source.tensors.skip = { "skip.weight" }
   end
   gates(look, source, d_sae)
+  metadata_file.check(look, metadata, where, source)
   return source
 end
 

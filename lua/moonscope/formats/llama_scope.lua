@@ -11,7 +11,6 @@
 ---leave out the norm, or the scale, or both. The thresholds of the R1-Distill release are trained
 ---parameters, compared with pre * |w_dec| as it is.
 local linear_pair = require "moonscope.formats.linear_pair"
-local places = require "moonscope.places"
 
 local M = { name = "llama_scope", what = "with hyperparams.json beside it" }
 
@@ -36,8 +35,8 @@ local function common(look, config, where, source)
   end
   local hook = look:need(config, "hook_point_in", "text", where)
   local output = look:field(config, "hook_point_out", "text", where) or hook
-  source.hook = places.of_hook(hook)
-  if output ~= hook then source.output = places.of_hook(output) end
+  source.hook = look:hook(config, "hook_point_in", where)
+  if output ~= hook then source.output = look:hook(config, "hook_point_out", where) end
   return hook, output
 end
 
@@ -64,7 +63,7 @@ local function describe_scope(look)
     return root / look:need(norms, "in", "positive", where), look:need(norms, "out", "positive", where) / root
   end)
   source.subtract_b_dec = look:flag(config, "apply_decoder_bias_to_pre_encoder", true, where)
-  local threshold = look:field(config, "jump_relu_threshold", "number", where) or 0
+  local threshold = look:field(config, "jump_relu_threshold", "threshold", where) or 0
   local activation = look:need(config, "act_fn", "text", where)
   if activation == "topk" and threshold > 0 then activation = "jumprelu" end
   if activation ~= "relu" and activation ~= "jumprelu" then

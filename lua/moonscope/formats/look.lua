@@ -3,7 +3,9 @@
 ---config files beside it, and what the caller answered. Whatever does not fit is refused: an error that
 ---is a table { message, code }, which the loader catches.
 local json = require "moonscope.json"
+local numbers = require "moonscope.numbers"
 local options = require "moonscope.options"
+local places = require "moonscope.places"
 
 local Look = {}
 Look.__index = Look
@@ -60,7 +62,7 @@ end
 
 local NUMBERS = options.names("f64", "f32", "f16", "bf16", "i64", "i32", "i16", "i8", "u64", "u32", "u16", "u8")
 
----The one number in a tensor; nil where there is no such tensor.
+---The one number in a tensor; nil where there is no such tensor. Refuses NaN and infinity.
 ---@return number?
 function Look:scalar(name)
   local info = self.file:info(name)
@@ -72,7 +74,29 @@ function Look:scalar(name)
   if t:numel() ~= 1 then
     self:refuse("ESHAPE", "%s: found shape %s, expected one number", name, shape_text(info.shape))
   end
-  return t:item()
+  local value = t:item()
+  if value - value ~= 0 then
+    self:refuse("ERANGE", "%s: found %s, expected a finite number", name, numbers.text(value))
+  end
+  return value
+end
+
+---Refuses a vector with NaN or infinity, as f32 has it. What is compared with such a number never fires, or always.
+---@param part moonscope.Part
+---@param values moonscope.Tensor  of the part
+function Look:finite(part, values)
+  local as_f32 <close> = values:to { dtype = "f32" }
+  local n_bad, first, found = 0, nil, nil
+  for i, value in ipairs(as_f32:totable()) do
+    if value - value ~= 0 then
+      n_bad = n_bad + 1
+      if n_bad == 1 then first, found = i - 1, value end
+    end
+  end
+  if n_bad > 0 then
+    self:refuse("ERANGE", "%s: %d of %d are not finite, the first at %d: %s", part[1], n_bad, as_f32:numel(), first,
+      numbers.text(found))
+  end
 end
 
 -- Config files
@@ -103,12 +127,13 @@ local types = {
   flag = function(v) return type(v) == "boolean" end,
   count = function(v) return math.type(v) == "integer" and v > 0 end,
   number = function(v) return type(v) == "number" end,
-  positive = function(v) return type(v) == "number" and v > 0 end,
+  positive = function(v) return type(v) == "number" and v > 0 and numbers.is_normal_f32(v) end,
+  threshold = function(v) return type(v) == "number" and (v == 0 or numbers.is_normal_f32(v)) end,
   object = function(v) return type(v) == "table" end,
 }
 local WORDS = {
   text = "a text", flag = "true or false", count = "a whole number above 0", number = "a number",
-  positive = "a number above 0", object = "an object",
+  positive = "a number above 0 in f32's range", threshold = "a number in f32's range", object = "an object",
 }
 
 local function shown(value)
@@ -117,7 +142,7 @@ local function shown(value)
 end
 
 ---A field of a config: of this kind, or nil where it is missing or null.
----@param kind "text"|"flag"|"count"|"number"|"positive"|"object"
+---@param kind "text"|"flag"|"count"|"number"|"positive"|"threshold"|"object"
 ---@param where string  the config's name, for the message
 function Look:field(config, name, kind, where)
   local value = config[name]
@@ -148,6 +173,29 @@ function Look:agree(config, name, found, where)
   if said and said ~= found then
     self:refuse("ESHAPE", "%s: %s is %d, the tensors' is %d", where, name, said, found)
   end
+end
+
+-- Places
+
+---"model.layers.N" and what follows; refuses a number that no layer has.
+---@param layer string|integer
+---@param suffix string?
+---@param where string  for the message
+function Look:place(layer, suffix, where)
+  local number = places.layer_number(layer)
+  if not number then
+    self:refuse("ERANGE", "%s: found layer %s, expected 0 to %d", where, tostring(layer), places.MAX_LAYER)
+  end
+  return ("model.layers.%d%s"):format(number, suffix or "")
+end
+
+---A field that names a place; a TransformerLens hook becomes a module's path.
+function Look:hook(config, name, where)
+  local hook = self:field(config, name, "text", where)
+  if not hook then return nil end
+  local layer = hook:match "^blocks%.(%d+)%." or hook:match "^model%.layers%.(%d+)"
+  if layer then self:place(layer, "", where .. ": " .. name) end
+  return places.of_hook(hook)
 end
 
 -- Answers

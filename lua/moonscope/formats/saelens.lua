@@ -2,7 +2,6 @@
 ---SAELens: cfg.json beside sae_weights.safetensors. Configs of before version 6 say things at the top
 ---that later ones put under "metadata", and tell topk by the activation's name.
 local json = require "moonscope.json"
-local places = require "moonscope.places"
 
 local M = { name = "saelens", what = "with cfg.json beside it" }
 
@@ -116,15 +115,14 @@ end
 
 local function set_place(look, config, source)
   local metadata = look:field(config, "metadata", "object", CONFIG) or {}
-  local hook = moved(look, config, "text", "hook_name", "hook_point")
-    or look:field(metadata, "hook_name", "text", CONFIG)
-  local output = look:field(config, "hook_name_out", "text", CONFIG)
-    or look:field(metadata, "hook_name_out", "text", CONFIG)
+  local hook = look:hook(config, "hook_name", CONFIG) or look:hook(config, "hook_point", CONFIG)
+    or look:hook(metadata, "hook_name", CONFIG)
+  local output = look:hook(config, "hook_name_out", CONFIG) or look:hook(metadata, "hook_name_out", CONFIG)
   if look:field(config, "reshape_activations", "text", CONFIG) == "hook_z" or hook and hook:find "hook_z$" then
     look:refuse("EUNSUPPORTED", "%s: it reads attention heads (hook_z), which is not supported", CONFIG)
   end
-  source.hook = hook and places.of_hook(hook)
-  if source.transcodes then source.output = output and places.of_hook(output) or "" end
+  source.hook = hook
+  if source.transcodes then source.output = output or "" end
 end
 
 function M.describe(look)

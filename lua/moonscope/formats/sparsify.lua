@@ -9,7 +9,10 @@ local M = { name = "sparsify" }
 function M.matches(look) return look:has("encoder.weight", "W_dec", "b_dec") end
 
 local function place(look, source, transcode)
-  local module = places.of_module(look.folder:match "[^/]*$")
+  local name = look.folder:match "[^/]*$"
+  local layer = name:match "^layers%.(%d+)"
+  if layer then look:place(layer, "", "its folder") end
+  local module = places.of_module(name)
   if not transcode then
     source.hook = module
   else

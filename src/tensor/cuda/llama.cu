@@ -35,7 +35,8 @@ static __global__ void __launch_bounds__(MOST_THREADS)
   else
     for (int64_t i = threadIdx.x; i < d; i += blockDim.x)
       sum = fmaf(row[i], row[i], sum);
-  float scale = 1 / sqrtf(block_reduce(sum, 0.0f, sum_of()) / (float)d + eps);
+  float mean = block_reduce(sum, 0.0f, sum_of()) / (float)d;
+  float scale = isinf(mean) ? NAN : 1 / sqrtf(mean + eps);
   for (int64_t i = threadIdx.x; i < d; i += blockDim.x)
     y[i] = row[i] * scale * to_f32(w[i]);
 }
