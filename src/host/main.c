@@ -35,6 +35,7 @@ static int open_host(lua_State *L) {
   static const luaL_Reg functions[] = {{"set_log_level", set_log_level},
                                        {"interrupt_to", host_interrupt_to},
                                        {"limit_turns", host_limit_turns},
+                                       {"notify", host_notify},
                                        {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;

@@ -89,6 +89,7 @@ local function announce(info, token, made)
   local url = ("http://%s:%d"):format(info.address, info.port)
   io.stdout:write("Listening on ", url, made and "/?token=" .. token or "", "\n")
   io.stdout:flush()
+  server.tell_manager "READY=1"
 end
 
 local function serve(options)

@@ -303,11 +303,21 @@ local function sweep(self)
   pump(self)
 end
 
+local function host_module() return require "moonscope.host" end
+
+---Tells the service manager that started the server, where there is one.
+---@param state string  "READY=1"
+function M.tell_manager(state)
+  local told, message = host_module().notify(state)
+  if not told then log.write("warn", { { "message", message } }) end
+end
+
 ---No new connections; what runs may end in its time, after which it is ended.
 local function drain(self)
   if self.draining then os.exit(1) end -- the second signal
   self.draining = true
   log.write("info", { { "message", "draining" } })
+  M.tell_manager "STOPPING=1"
   self.listener:quiesce()
   loop.spawn(function()
     local deadline = hrtime() + DRAIN_SECONDS * 1000000000
@@ -333,8 +343,6 @@ function Serving:wait()
   self.main = coroutine.running()
   while not self.drained do loop.park() end
 end
-
-local function host_module() return require "moonscope.host" end
 
 function Serving:__close()
   if self.stopped then return end
