@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: MIT
 ---Commands: `moonscope NAME ARG...` runs lua/moonscope/cli/NAME.lua, a table
 ---`{ summary, options = { names of common options }, configure(parser), run(args) }`. `run` returns
----nothing on success, or nil and a message.
+---nothing on success, nil and a message, or an exit code of its own.
 local argparse = require "argparse"
 local numbers = require "moonscope.numbers"
 local terminal = require "moonscope.terminal"
@@ -93,7 +93,7 @@ local function run(command, args)
   end, describe)
   if not done then return nil, result end
   if message then return result, message end
-  return true
+  return math.type(result) == "integer" and result or true
 end
 
 ---Names of the commands: the files beside this one.
@@ -143,7 +143,7 @@ function M.main(name, ...)
   end
   local ok, message = run(command, args)
   if not ok then return fail(message, EXIT_FAILURE) end
-  return 0
+  return ok == true and 0 or ok
 end
 
 ---Prints a value as one line of JSON.
