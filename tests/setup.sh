@@ -41,6 +41,7 @@ patchelf          the bundle for machines with a GPU
 valgrind          memory checks of a smoke set
 curl              a client of the server
 wrk               how fast the server is (bench/http.sh)
+systemd           checks the service's unit
 strace            which files are opened, which system calls made
 LIST
   # Any node from 18 on will do.

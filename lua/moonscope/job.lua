@@ -60,7 +60,8 @@ function M.insist(raw, ...)
 end
 
 local function check(...)
-  if select("#", ...) == 3 and not ... then error((select(2, ...)), 0) end -- nil, message, code
+  local result, message, code = ...
+  if select("#", ...) == 3 and not result then core.throw(code, message) end
   return ...
 end
 

@@ -24,7 +24,8 @@ int luaL_error(lua_State *L, const char *format, ...) L_THROWS;
 
 /* Pushes nil, "text", "ECODE" and returns 3. */
 int l_fail(lua_State *L, const moon_err *err);
-/* Throws err's text (a position is not added: the text is the whole message). */
+/* Throws err's text (a position is not added: the text is the whole message). core.code_of tells
+ * its code. */
 int l_throw(lua_State *L, const moon_err *err) L_THROWS;
 
 /* The path at this index. Throws where it is no text or has a zero byte, which would cut it. */

@@ -10,9 +10,47 @@ int l_fail(lua_State *L, const moon_err *err) {
   return 3;
 }
 
-int l_throw(lua_State *L, const moon_err *err) {
-  lua_pushstring(L, err->text);
+/* In the registry: code -> the text that was thrown last with it. */
+#define LAST_THROWN "moonscope.thrown"
+
+/* Throws the text on top of the stack, whose code is below it. */
+static int throw_text(lua_State *L) {
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LAST_THROWN);
+  lua_pushvalue(L, -3);
+  lua_pushvalue(L, -3);
+  lua_rawset(L, -3);
+  lua_pop(L, 1);
   return lua_error(L);
+}
+
+int l_throw(lua_State *L, const moon_err *err) {
+  lua_pushstring(L, moon_status_name(err->code));
+  lua_pushstring(L, err->text);
+  return throw_text(L);
+}
+
+/* core.throw(code, text): as core functions throw what they cannot do */
+static int throw_failure(lua_State *L) {
+  luaL_checkstring(L, 1);
+  luaL_checkstring(L, 2);
+  lua_settop(L, 2);
+  return throw_text(L);
+}
+
+/* core.code_of(message): "ENOMEM" for a message that was thrown by the core and is the last one of
+ * its code; nil for any other */
+static int code_of(lua_State *L) {
+  lua_settop(L, 1);
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LAST_THROWN);
+  lua_pushnil(L);
+  while (lua_next(L, 2)) {
+    bool same = lua_rawequal(L, 1, -1);
+    lua_pop(L, 1);
+    if (same)
+      return 1;
+  }
+  lua_pushnil(L);
+  return 1;
 }
 
 const char *l_path_check(lua_State *L, int index) {
@@ -78,6 +116,10 @@ int luaopen_moonscope_core(lua_State *L) {
   lua_setfield(L, -2, "fields");
   lua_pushcfunction(L, log_text);
   lua_setfield(L, -2, "log");
+  lua_pushcfunction(L, throw_failure);
+  lua_setfield(L, -2, "throw");
+  lua_pushcfunction(L, code_of);
+  lua_setfield(L, -2, "code_of");
   l_open_job(L);
   l_open_tensor(L);
   l_open_checkpoint(L);

@@ -27,6 +27,12 @@ int host_interrupt_to(lua_State *L);
  */
 int host_limit_turns(lua_State *L);
 
+/*
+ * A Lua function: notify("READY=1") tells the service manager that started the program, where there
+ * is one (NOTIFY_SOCKET). Returns true; nil and a message where it could not be told.
+ */
+int host_notify(lua_State *L);
+
 /* The signal that ended the last call; 0: none did. */
 int host_interrupted(void);
 

@@ -20,9 +20,10 @@ enum { EXIT_USAGE = 2, EXIT_SIGNAL = 128 /* and the signal's number, as shells h
 
 static const char *const log_levels[] = {"error", "warn", "info", "debug", NULL};
 
+/* user: not NULL where journald reads stderr; a line may begin with its priority then. */
 static void print_log(void *user, moon_log_level level, const char *text) {
-  (void)user;
-  fprintf(stderr, "moonscope: %s: %s\n", log_levels[level], text);
+  static const char *const priorities[] = {"<3>", "<4>", "<6>", "<7>"};
+  fprintf(stderr, "%smoonscope: %s: %s\n", user ? priorities[level] : "", log_levels[level], text);
 }
 
 static int set_log_level(lua_State *L) {
@@ -35,6 +36,7 @@ static int open_host(lua_State *L) {
   static const luaL_Reg functions[] = {{"set_log_level", set_log_level},
                                        {"interrupt_to", host_interrupt_to},
                                        {"limit_turns", host_limit_turns},
+                                       {"notify", host_notify},
                                        {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;
@@ -247,7 +249,7 @@ int main(int argc, char **argv) {
   lua_State *L = luaL_newstate();
   if (!L)
     return fputs("moonscope: not enough memory\n", stderr), EXIT_FAILURE;
-  moon_log_set(print_log, NULL);
+  moon_log_set(print_log, getenv("JOURNAL_STREAM"));
   lua_pushcfunction(L, protected_main);
   lua_pushinteger(L, argc);
   lua_pushlightuserdata(L, argv);

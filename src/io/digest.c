@@ -3,6 +3,7 @@
 
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -15,14 +16,30 @@ static moon_status fail_memory(moon_err *err) {
   return moon_fail(err, MOON_ENOMEM, "no memory for a hash");
 }
 
-static moon_status new_digest(moon_digest **out, const EVP_MD *kind, moon_err *err) {
-  /* Without memory for its context OpenSSL 3.0 would go through NULL. */
-  moon_digest *digest = OSSL_LIB_CTX_get0_global_default() ? calloc(1, sizeof *digest) : NULL;
+/* A library context of our own: OpenSSL 3.0's default one, when memory runs out while it is set up,
+ * stays half done, and what is fetched from it then dies. */
+static OSSL_LIB_CTX *library;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static EVP_MD *fetch(const char *name) {
+  pthread_mutex_lock(&lock);
+  if (!library)
+    library = OSSL_LIB_CTX_new();
+  EVP_MD *kind = library ? EVP_MD_fetch(library, name, NULL) : NULL;
+  pthread_mutex_unlock(&lock);
+  return kind;
+}
+
+static moon_status new_digest(moon_digest **out, const char *name, moon_err *err) {
+  moon_digest *digest = calloc(1, sizeof *digest);
   if (!digest)
     return fail_memory(err);
+  EVP_MD *kind = fetch(name);
   digest->refs = 1;
-  digest->context = EVP_MD_CTX_new();
-  if (!digest->context || !EVP_DigestInit_ex(digest->context, kind, NULL)) {
+  digest->context = kind ? EVP_MD_CTX_new() : NULL;
+  bool ok = digest->context && EVP_DigestInit_ex(digest->context, kind, NULL);
+  EVP_MD_free(kind); /* the context has a reference of its own */
+  if (!ok) {
     moon_digest_release(digest);
     return fail_memory(err);
   }
@@ -31,11 +48,11 @@ static moon_status new_digest(moon_digest **out, const EVP_MD *kind, moon_err *e
 }
 
 moon_status moon_digest_new(moon_digest **out, moon_err *err) {
-  return new_digest(out, EVP_sha256(), err);
+  return new_digest(out, "SHA256", err);
 }
 
 moon_status moon_digest_new_git(moon_digest **out, int64_t size_bytes, moon_err *err) {
-  moon_status status = new_digest(out, EVP_sha1(), err);
+  moon_status status = new_digest(out, "SHA1", err);
   char header[32];
   int n = snprintf(header, sizeof header, "blob %lld", (long long)size_bytes);
   if (status == MOON_OK)

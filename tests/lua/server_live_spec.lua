@@ -306,3 +306,14 @@ it("an address that is taken or none is said in one line", function()
   assert.equal(1, nowhere:wait())
   assert.truthy(nowhere.err:find "^moonscope: no host: [^\n]+\n$")
 end)
+
+it("the log has journald's priorities under it, and with --log-level debug tells of each pass", function()
+  local server = http.serve({ "--data", "examples", "--model", MODEL, "--log-level", "debug" },
+    { JOURNAL_STREAM = "8:1" })
+  http.wait_for("the model", function() return select(2, server:request("GET", "/health")).model_loaded end)
+  assert.equal(200, (server:request("POST", "/v1/completions", completion { max_tokens = 1 })))
+  assert.equal(0, server:stop())
+  assert.truthy(server.err:find "<7>moonscope: debug: forward: %d+ tokens from position 1, logits %x+\n", server.err)
+  assert.truthy(server.err:find('<6>{"level":"info","route":"POST /v1/completions","status":200', 1, true), server.err)
+  for line in server.err:gmatch "[^\n]+" do assert.truthy(line:find "^<[3467]>[{m]", line) end
+end)

@@ -2,7 +2,7 @@
 ---Commands: `moonscope NAME ARG...` runs lua/moonscope/cli/NAME.lua, a table
 ---`{ summary, options = { names of common options }, configure(parser), check(args), run(args) }`. `check`,
 ---where there is one, returns what is wrong about arguments that do not go together, which is wrong usage;
----`run` returns nothing on success, or nil and a message.
+---`run` returns nothing on success, nil and a message, or an exit code of its own.
 local argparse = require "argparse"
 local numbers = require "moonscope.numbers"
 local terminal = require "moonscope.terminal"
@@ -106,7 +106,7 @@ local function run(command, args)
   end, describe)
   if not done then return nil, result end
   if message then return result, message end
-  return true
+  return math.type(result) == "integer" and result or true
 end
 
 ---Names of the commands: the files beside this one.
@@ -171,7 +171,7 @@ function M.main(name, ...)
   if wrong then return fail(("%s: %s (see moonscope %s --help)"):format(name, wrong, name), EXIT_USAGE) end
   local ok, message = run(command, args)
   if not ok then return fail(message, EXIT_FAILURE) end
-  return 0
+  return ok == true and 0 or ok
 end
 
 ---Prints a value as one line of JSON.

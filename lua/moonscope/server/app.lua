@@ -36,9 +36,10 @@ function M.new(options)
   for i, name in ipairs(M.FAMILIES) do lists[i] = require("moonscope.server.routes." .. name) end
   lists[#lists + 1] = options.routes
   local self = setmetatable({
-    router = router.new(lists), paths = data, jobs = jobs.new(), options = options,
+    router = router.new(lists), paths = data, options = options, on_lost = function() end,
     listeners = {}, n_requests = 0, era = 0, prefix = ("%06x-"):format(math.random(0, 0xFFFFFF)),
   }, M)
+  self.jobs = jobs.new(function(...) return self:refusal_of(...) end)
   self.workbench = workbench.new(options, function(bench)
     self:on_status(bench)
   end)
@@ -91,13 +92,18 @@ function M:read(new, path)
   request.read(new, parameters)
 end
 
----The refusal for whatever a handler threw; what it did not mean to throw is logged.
----@param new moonscope.Request
+---The refusal for whatever a handler or a job threw; what it did not mean to throw is logged. A device that
+---is lost is told to `on_lost(refusal)`, which the server sets.
+---@param new moonscope.Request|moonscope.ServerJob
 ---@param message any
 ---@param where thread|string  the task that failed, or a traceback
 ---@return moonscope.Refusal
-function M.refusal_of(_, new, message, where)
-  if errors.is_refusal(message) then return message end
+function M:refusal_of(new, message, where)
+  local refusal = errors.of_thrown(message)
+  if refusal then
+    if refusal.code == "ELOST" then self.on_lost(refusal) end
+    return refusal
+  end
   log.write("error", {
     { "id", new.id }, { "route", new.route and new.route.name }, { "error", tostring(message) },
     { "traceback", errors.traceback(where) },

@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: MIT
 ---What a request is refused with: a status, a code for programs, one line for people, the field that is
 ---meant. Handlers throw it (`errors.refuse`); what else they throw is a 500.
+local core = require "moonscope.core"
 local json = require "moonscope.json"
 
 local M = {}
@@ -15,6 +16,7 @@ M.CODES = {
   EMODEL = "the model went while the answer ran", EBUSY = "too much at once", ESHUTDOWN = "the server ends",
   ECANCELED = "it was cancelled", EUNSUPPORTED = "understood, but there is no such thing yet",
   ESHAPE = "shapes do not fit", EDTYPE = "a dtype does not fit", EDEVICE = "a device failed or is missing",
+  ELOST = "a fault took the device: the server starts again",
   ENOMEM = "not enough memory", ERANGE = "out of range", ECONTEXT = "the context is full",
   ECLOSED = "it was closed", ENET = "the Hub cannot be reached", EHASH = "not the bytes that the Hub told of",
   EACCES = "the Hub refuses access; a token may help", EIO = "reading or writing failed",
@@ -68,7 +70,8 @@ function M.is_refusal(value) return getmetatable(value) == Refusal end
 
 ---Status for what opening, loading and parsing return as their third value.
 local STATUS = {
-  ENOENT = 404, EEXIST = 409, ENOMEM = 507, EIO = 500, ECANCELED = 409, EACCES = 403, ENET = 502, EHASH = 502,
+  ENOENT = 404, EEXIST = 409, ENOMEM = 507, EIO = 500, ECANCELED = 409, EDEVICE = 503, ELOST = 503, EACCES = 403,
+  ENET = 502, EHASH = 502,
 }
 
 ---Throws what `nil, message, code` tell: the caller's fault (400) unless the code says otherwise.
@@ -77,6 +80,19 @@ local STATUS = {
 ---@param field string?
 function M.refuse_failure(message, code, field)
   M.refuse(STATUS[code] or 400, code, json.text(message), field)
+end
+
+-- What the core may throw at any time, though nobody did anything wrong.
+local UNLUCKY = { ENOMEM = true, EDEVICE = true, ELOST = true }
+
+---The refusal for something thrown: a refusal itself, or a device's failure. nil for a mistake of ours.
+---@param message any
+---@return moonscope.Refusal?
+function M.of_thrown(message)
+  if M.is_refusal(message) then return message end
+  local code = core.code_of(message)
+  if not UNLUCKY[code] then return nil end
+  return M.new { status = STATUS[code], code = code, detail = json.text(message) }
 end
 
 ---@param where thread|string  a task that failed, or its traceback

@@ -91,6 +91,7 @@ local function announce(info, token, made)
   local url = ("http://%s:%d"):format(info.address, info.port)
   io.stdout:write("Listening on ", url, made and "/?token=" .. token or "", "\n")
   io.stdout:flush()
+  server.tell_manager "READY=1"
 end
 
 local function serve(options)
@@ -118,13 +119,14 @@ local function serve(options)
   end
   if ok then running:wait() end
   app:close()
+  if running.lost then return server.EXIT_LOST end
   if not ok then return nil, refusal:text() end
   return true
 end
 
 ---Serves until SIGTERM or Ctrl-C, then drains.
 ---@param options {host: string, port: integer, data: string[]?, model: string?, saes: string[]?, routes_file: string?, allow_hosts: string[]?, connections: integer?, max_answers: integer, token: string?, device: string?, precision: string?, context: integer?, sae_dtype: string?, format: string?, activation: string?, input_scale: number?}
----@return true?
+---@return true|integer|nil done  or an exit code that tells why it ended
 ---@return string? message
 function M.run(options)
   local result = table.pack(loop.run(serve, options))

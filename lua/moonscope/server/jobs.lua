@@ -5,7 +5,6 @@ local job = require "moonscope.job"
 local json = require "moonscope.json"
 local loop = require "moonscope.loop"
 local errors = require "moonscope.server.errors"
-local log = require "moonscope.server.log"
 
 local M = {}
 M.__index = M
@@ -26,7 +25,8 @@ local KEEP = 100 -- ended jobs that are remembered
 local Job = {}
 Job.__index = Job
 
-function M.new() return setmetatable({ list = {}, by_id = {}, n = 0 }, M) end
+---@param refusal_of fun(job: moonscope.ServerJob, message: any, task: thread): moonscope.Refusal
+function M.new(refusal_of) return setmetatable({ list = {}, by_id = {}, n = 0, refusal_of = refusal_of }, M) end
 
 local function wake_all(self)
   self.version = self.version + 1
@@ -40,12 +40,8 @@ local function finish(self, status)
   wake_all(self)
 end
 
-local function fail(self, message, task)
-  if not errors.is_refusal(message) then
-    log.write("error", { { "job", self.id }, { "error", tostring(message) }, { "traceback", debug.traceback(task) } })
-    message = errors.internal(self.id)
-  end
-  self.refusal = message
+local function fail(self, refusal)
+  self.refusal = refusal
   finish(self, self.canceled and "cancelled" or "failed")
 end
 
@@ -82,7 +78,7 @@ function M:start(kind, title, fn)
     new.result = job.watch(function(...) new:report(...) end, fn, new)
     finish(new, "completed")
   end
-  loop.attempt(function(message, task) fail(new, message, task) end, run)
+  loop.attempt(function(message, task) fail(new, self.refusal_of(new, message, task)) end, run)
   return new
 end
 

@@ -16,6 +16,7 @@ local SWEEP_MS = 1000
 local LATER_MS = 20
 local COMMENT_NS = 15 * 1000000000 -- an event stream that is silent for so long says so
 local DRAIN_SECONDS = 10
+M.EXIT_LOST = 75 -- of the program whose device is lost: it may be started again (EX_TEMPFAIL)
 local TURN_SECONDS = 10 -- that a handler may run without letting others
 
 local JSON_TYPE = "application/json"
@@ -304,19 +305,27 @@ local function sweep(self)
   pump(self)
 end
 
+local function host_module() return require "moonscope.host" end
+
+---Tells the service manager that started the server, where there is one.
+---@param state string  "READY=1"
+function M.tell_manager(state)
+  local told, message = host_module().notify(state)
+  if not told then log.write("warn", { { "message", message } }) end
+end
+
 ---No new connections; what runs may end in its time, after which it is ended.
-local function drain(self)
-  if self.draining then os.exit(1) end -- the second signal
+local function drain(self, seconds, reason)
+  self.deadline, self.reason = hrtime() + seconds * 1000000000, reason
+  if self.draining then return end
   self.draining = true
-  log.write("info", { { "message", "draining" } })
+  M.tell_manager "STOPPING=1"
   self.listener:quiesce()
   loop.spawn(function()
-    local deadline = hrtime() + DRAIN_SECONDS * 1000000000
     for websocket in pairs(self.sockets) do websocket:close(1001) end
-    local reason = errors.new { status = 503, code = "ESHUTDOWN", detail = "The server shuts down" }
-    while next(self.live) and hrtime() < deadline do loop.sleep(20) end
+    while next(self.live) and hrtime() < self.deadline do loop.sleep(20) end
     for _, new in pairs(self.live) do
-      if new.task then loop.cancel(new.task, reason) end
+      if new.task then loop.cancel(new.task, self.reason) end
     end
     loop.sleep(0)
     for _ = 1, 50 do -- until what was written last has gone out
@@ -329,13 +338,25 @@ local function drain(self)
   end)
 end
 
+local function on_stop_signal(self)
+  if self.draining then os.exit(self.lost and M.EXIT_LOST or 1) end -- the second signal
+  log.write("info", { { "message", "draining" } })
+  drain(self, DRAIN_SECONDS, errors.new { status = 503, code = "ESHUTDOWN", detail = "The server shuts down" })
+end
+
+---A fault took the device: what is under way cannot end well, and only another process gets it back.
+local function on_lost(self, refusal)
+  if self.lost then return end
+  self.lost = true
+  log.write("error", { { "code", refusal.code }, { "message", refusal:text() }, { "exit", M.EXIT_LOST } })
+  drain(self, 0, refusal)
+end
+
 ---Waits in the current task until the server has drained.
 function Serving:wait()
   self.main = coroutine.running()
   while not self.drained do loop.park() end
 end
-
-local function host_module() return require "moonscope.host" end
 
 function Serving:__close()
   if self.stopped then return end
@@ -356,8 +377,8 @@ local function signals(self)
     handle_:start(name, loop.guarded(fn))
     handles[#handles + 1] = handle_
   end
-  on("sigterm", function() drain(self) end)
-  on("sigint", function() drain(self) end)
+  on("sigterm", function() on_stop_signal(self) end)
+  on("sigint", function() on_stop_signal(self) end)
   for _, name in ipairs { "sighup", "sigusr1", "sigusr2" } do on(name, function() end) end
   return handles
 end
@@ -367,7 +388,7 @@ end
 ---@param listener userdata  from httpd.listen
 ---@param hosts string[]
 ---@param token string?
----@return table serving  :wait() returns once a signal has made it drain
+---@return table serving  :wait() returns once a signal has made it drain, or the device is lost (.lost)
 function M.start(app, listener, hosts, token)
   local self = setmetatable({
     app = app, listener = listener, prepare = require("moonscope.httpd").prepare, live = {},
@@ -380,6 +401,7 @@ function M.start(app, listener, hosts, token)
     request = calling(on_request), refused = calling(on_refused), gone = calling(on_gone),
     opened = calling(on_opened), message = calling(on_message), closed = calling(on_closed),
   }, hosts, token)
+  app.on_lost = calling(on_lost)
   self.pump = loop.guarded(function() pump(self) end)
   self.again, self.later = uv.new_idle(), uv.new_timer()
   local poll, timer, before_waiting = uv.new_poll(listener:fd()), uv.new_timer(), uv.new_prepare()
