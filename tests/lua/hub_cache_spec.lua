@@ -526,11 +526,17 @@ describe("moonscope download", function()
       .. "d/e/small.json\n" }, { result.code, result.out, result.err })
   end)
 
-  it("tells of each further try", function()
+  it("tells why it waits: for a server that asks it to, and after wrong bytes", function()
     scenario { { on = "HEAD hub", status = 503, headers = { ["Retry-After"] = "0" }, times = 1 } }
     local result = process.moonscope { "download", "a/b", "big.bin" }
     assert.equal(0, result.code)
     assert.truthy(result.err:find "^moonscope: warn: a/b: [^\n]* answered 503; trying again in 1.0 seconds\n$",
+      result.err)
+    fixtures.remove(mock.cache)
+    scenario { { on = "GET cdn", flip = 1234, times = 1 } }
+    result = process.moonscope { "download", "a/b", "big.bin" }
+    assert.equal(0, result.code)
+    assert.truthy(result.err:find "^moonscope: warn: [^\n]*: the hash of its bytes is %x+; trying again in [%d.]+ s",
       result.err)
   end)
 

@@ -206,7 +206,8 @@ function Client:page(repo) return self:url(repo.api == "datasets" and "datasets/
 function Client:pause(n, failure)
   local jitter = 0.75 + math.random() / 2
   local seconds = failure.wait and failure.wait + self.delay or self.delay * WAITS[math.min(n, #WAITS)] * jitter
-  core.log("warn", ("%s; trying again in %.1f seconds"):format(failure.message, seconds))
+  local unexpected = failure.code == "EHASH" or failure.wait -- wrong bytes, or a wait that the server names
+  core.log(unexpected and "warn" or "info", ("%s; trying again in %.1f seconds"):format(failure.message, seconds))
   local wake = uv.now() + seconds * 1000
   while uv.now() < wake and not self.stopped do loop.sleep(math.min(wake - uv.now(), SLICE_MS)) end
 end
