@@ -67,9 +67,7 @@ local function check_edit(number, edit, model)
   end
   local sae = edit.sae
   if type(sae) ~= "userdata" or not sae.d_sae then refuse(number, "sae: expected a loaded SAE") end
-  if not sae.hook then
-    refuse(number, "the SAE's layer is unknown: load it with layer = N (--layer N), the layer that it was trained on")
-  end
+  sae:known_hook(("edit %d"):format(number))
   check_place(number, edit, sae)
   if math.type(edit.feature) ~= "integer" or edit.feature < 0 or edit.feature >= sae.d_sae then
     refuse(number, "feature: found %s, expected 0 to %d", tostring(edit.feature), sae.d_sae - 1)
@@ -180,7 +178,7 @@ local silent = { __index = function() return 0 end }
 ---Features of a row by index; one that does not fire reads 0.
 local function as_map(features, number)
   local map = setmetatable({}, silent)
-  for _, feature in ipairs(features:row(number)) do map[feature.index] = feature.activation end
+  for _, feature in ipairs(features:finite_row(number)) do map[feature.index] = feature.activation end
   return map
 end
 

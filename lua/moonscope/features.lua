@@ -1,5 +1,7 @@
 -- SPDX-License-Identifier: MIT
 ---Which features fire where.
+local core = require "moonscope.core"
+
 local M = {}
 
 ---The features of every token of a prompt, at the place that the SAE reads.
@@ -9,12 +11,11 @@ local M = {}
 ---@param top integer?  features per token; default: all
 ---@return {layer: integer, tokens: {position: integer, id: integer, token: string, l0: integer, features: table}[]}  positions from 0
 function M.of_prompt(model, sae, prompt, top)
-  if not sae.hook then
-    error("features: the SAE's layer is unknown: load it with layer = N (--layer N), the layer that it was "
-      .. "trained on", 0)
-  end
-  local out = model:forward(prompt, { capture = { sae.hook }, logits = false })
-  local x <close> = out.captures[sae.hook]
+  local hook = sae:known_hook "features"
+  local ok, message = pcall(core.capture_depth, model, hook)
+  if not ok then error(("features: %s: %s"):format(sae.path, message), 0) end
+  local out = model:forward(prompt, { capture = { hook }, logits = false })
+  local x <close> = out.captures[hook]
   local features <close> = sae:encode(x)
   local tokens = {}
   for number, id in ipairs(out.ids) do

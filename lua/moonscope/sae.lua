@@ -68,7 +68,7 @@ end
 local function describe(sae, source, opts)
   local fields = core.fields(sae)
   for key, value in pairs(sae:_info()) do fields[key] = value end
-  for _, name in ipairs { "format", "activation", "input_scale", "hook", "output", "layer", "path" } do
+  for _, name in ipairs { "format", "activation", "input_scale", "hook", "output", "layer", "own_layer", "path" } do
     fields[name] = source[name]
   end
   fields.options = kept(opts)
@@ -98,7 +98,7 @@ end
 ---  activation: string?, input_scale: number?}?
 ---@return userdata? sae  with .layer, .hook (nil when unknown), .output (a transcoder's), .d_sae, .d_model, .k,
 ---  .format, .activation, .unit ("raw", or "normalised": by what each position was divided by), .subtract_b_dec,
----  .input_scale (nil: 1), .path (of the weights), .options
+---  .input_scale (nil: 1), .path (of the weights), .own_layer (what file or list say, whatever was asked for), .options
 ---@return string? message
 ---@return string? code
 function M.load_sae(name, opts)
@@ -128,6 +128,15 @@ function M.load_sae(name, opts)
   return sae
 end
 
+---The place that it reads; throws, naming the file, where that is unknown.
+---@param who string  for the message
+---@return string
+function Sae:known_hook(who)
+  if self.hook then return self.hook end
+  error(("%s: %s: the SAE's layer is unknown: load it with layer = N (--layer N), the layer that it was trained on")
+    :format(who, self.path), 0)
+end
+
 ---Sparse features of x [n_tok][d_model], in the prefill arithmetic.
 ---@param x userdata
 ---@return userdata features
@@ -149,18 +158,27 @@ local function by_activation(a, b)
   return a.index < b.index
 end
 
----The features that fire at a position, largest first. Throws where one is not a number: weights or stream are broken.
+---The features that fire at a position, by index. Throws where one is not finite: weights or stream are broken.
+---@param number integer  position, from 1
+---@return {index: integer, activation: number}[]
+function Features:finite_row(number)
+  local row = self:row(number)
+  for _, feature in ipairs(row) do
+    if feature.activation - feature.activation ~= 0 then
+      error(("feature %d at position %d is %s: the weights or the stream are broken")
+        :format(feature.index, number, feature.activation ~= feature.activation and "not a number (NaN)"
+          or "infinite"), 0)
+    end
+  end
+  return row
+end
+
+---The same, largest first.
 ---@param number integer  position, from 1
 ---@param top integer?  at most so many; default: all
 ---@return {index: integer, activation: number}[]
 function Features:strongest(number, top)
-  local row = self:row(number)
-  for _, feature in ipairs(row) do
-    if feature.activation ~= feature.activation then
-      error(("feature %d at position %d is not a number (NaN): the weights or the stream are broken")
-        :format(feature.index, number), 0)
-    end
-  end
+  local row = self:finite_row(number)
   table.sort(row, by_activation)
   if top then
     for i = #row, top + 1, -1 do row[i] = nil end

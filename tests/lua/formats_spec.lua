@@ -230,6 +230,7 @@ describe("saelens", function()
       { architecture = "topk", k = 3, metadata = { hook_name = "blocks.3.hook_resid_post" } },
       { activation_fn_str = "topk", activation_fn_kwargs = { k = 3 }, architecture = "standard" },
       { activation_fn = "topk", activation_fn_kwargs = { k = 3 } },
+      { activation_fn = "topk", activation_fn_kwargs = { k = 3 }, k = json.null },
     } do
       check(write("sae_weights.safetensors", w, cfg(config)), nil, f, decode(w, f),
         fields { activation = "topk", k = 3 })
@@ -351,8 +352,13 @@ describe("saelens", function()
       { { architecture = "gated" }, "ESHAPE", "has no tensor" },
       { { d_in = 7 }, "ESHAPE", "cfg.json: d_in is 7, the tensors' is 6" },
       { { hook_name = "blocks.3.attn.hook_z" }, "EUNSUPPORTED", "it reads attention heads (hook_z)" },
+      { { architecture = "topk", k = "4" }, "EFORMAT", 'cfg.json: k: found "4", expected a number' },
+      { { architecture = "topk", activation_fn_kwargs = json.array { 4 } }, "EFORMAT",
+        "cfg.json: activation_fn_kwargs: found a table, expected an object" },
+      { { normalize_activations = {} }, "EFORMAT", "normalize_activations: found a table, expected a text" },
+      { { architecture = "skip_transcoder", apply_b_dec_to_input = false }, "ESHAPE", "has no tensor W_skip" },
       { { normalize_activations = "mean" }, "EUNSUPPORTED", "normalize_activations: found mean" },
-      { { apply_b_dec_to_input = "yes" }, "EFORMAT", "apply_b_dec_to_input: found yes, expected true or false" },
+      { { apply_b_dec_to_input = "yes" }, "EFORMAT", "apply_b_dec_to_input: found \"yes\", expected true or false" },
       { { architecture = "transcoder", apply_b_dec_to_input = true }, "EUNSUPPORTED", "of a transcoder it makes no" },
       { { architecture = "transcoder", normalize_activations = "layer_norm" }, "EUNSUPPORTED", "expected none, " },
     } do
@@ -368,9 +374,14 @@ describe("saelens", function()
     write("sae_weights.safetensors", matrices(), { ["cfg.json"] = "{" })
     local _, message = ms.load_sae(folder)
     says(message, "cfg.json: json: ")
-    write("sae_weights.safetensors", matrices(), { ["cfg.json"] = "7" })
+    for _, config in ipairs { "7", "[7]", '[{"architecture":"topk"}]' } do
+      write("sae_weights.safetensors", matrices(), { ["cfg.json"] = config })
+      _, message = ms.load_sae(folder)
+      says(message, "cfg.json: expected a JSON object")
+    end
+    write("sae_weights.safetensors", matrices { W_skip = random("skip", D, D) }, cfg { architecture = "standard" })
     _, message = ms.load_sae(folder)
-    says(message, "cfg.json: expected a JSON object")
+    says(message, "cfg.json: architecture is standard, but there is a tensor W_skip")
   end)
 end)
 
@@ -799,7 +810,10 @@ describe("a file that could be several formats", function()
     assert.equal("format: asked for saelens, but the tensors are those of dictionary_learning",
       (refused(path, { format = "saelens" })))
     assert.equal("activation: the file says relu, but --activation says topk", (refused(path, { activation = "topk" })))
-    assert.equal("activation: found to-pk, expected a name, or NAME:NUMBER", (refused(path, { activation = "to-pk" })))
+    for _, answer in ipairs { "to-pk", "topk5", "topk:0x10", "topk:1e1", "topk:", "gelu:5", "" } do
+      assert.equal(("activation: found %s, expected a name, topk:K or batchtopk:K"):format(answer),
+        (refused(path, { activation = answer })))
+    end
     assert.equal("--input-scale: of no use: the file says how its input is scaled",
       (refused(path, { input_scale = 2 })))
     assert.error_matches(function() ms.load_sae(path, { format = 5 }) end, "load_sae: format: found number", 1, true)
@@ -1040,8 +1054,8 @@ describe("a converted pair", function()
         "hook is model.layers.4.input, but layer is model.layers.5" },
       { { input_dim = 7 }, "ESHAPE", "input_dim is 7, the tensors' is 6" },
       { { latent_dim = 11 }, "ESHAPE", "latent_dim is 11, the tensors' is 10" },
-    -- as the first converter wrote it, whatever the tensors
-      { { tied_weights = true, format_version = 1 }, "EINVAL", "tied_weights is true, but the file has a decoder matrix" },
+      { { tied_weights = true, format_version = 1 }, "EINVAL",
+        "tied_weights is true, but the file has a decoder matrix" },
       { { format_version = 2 }, "EUNSUPPORTED", "format_version: found 2, expected 1: written by a newer moonscope" },
       { { layer_idx = -1 }, "ERANGE", "layer_idx: found layer -1, expected 0 to 9999" },
       { { layer_idx = 1.5 }, "ERANGE", "layer_idx: found layer 1.5, expected 0 to 9999" },
@@ -1060,7 +1074,7 @@ describe("a converted pair", function()
     local same <close> = assert(ms.load_sae(pair { layer_idx = 4, layer = "model.layers.4", hook = "blocks.4.hook_x",
       input_dim = D, latent_dim = F, tied_weights = false, format_version = 1 }))
     assert.equal(4, same.layer)
-    local original <close> = assert(ms.load_sae(pair { layer_idx = 3, tied_weights = true })) -- the first converter's
+    local original <close> = assert(ms.load_sae(pair { layer_idx = 3, tied_weights = true })) -- no version -- the first converter's
     local x <close> = ms.tensor(X)
     local features <close> = original:encode(x)
     local decoded <close> = original:decode(features)

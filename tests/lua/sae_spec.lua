@@ -77,10 +77,11 @@ describe("load_sae", function()
     local model <close> = assert(ms.load_model(fixtures.model_path))
     assert.error_matches(function()
       model:generate("a", { edits = { { sae = sae, feature = 1, op = "ablate" } } })
-    end, "the SAE's layer is unknown: load it with layer = N (--layer N)", 1, true)
+    end, "edit 1: " .. path .. ": the SAE's layer is unknown: load it with layer = N (--layer N)", 1, true)
     local result = process.moonscope { "features", "--model", fixtures.model_path, "--sae", path, "--prompt", "a" }
     assert.same({ 1, "" }, { result.code, result.out })
-    assert.matches("^moonscope: [^\n]*layer is unknown[^\n]*\n$", result.err)
+    assert.matches("^moonscope: features: [^\n]*layer is unknown[^\n]*\n$", result.err)
+    assert.truthy(result.err:find(path, 1, true))
     fixtures.remove(folder)
   end)
 
@@ -220,6 +221,50 @@ describe("an SAE", function()
     local features <close> = broken:encode(ms.zeros { 1, 128 })
     assert.error_matches(function() features:strongest(1) end, "feature 0 at position 1 is not a number (NaN)", 1, true)
     fixtures.remove(folder)
+  end)
+
+  it("names the feature that is infinite, in edits and on the command line too", function()
+    local all = tensors()
+    local bias = ms.zeros({ 2048 }, { dtype = "bf16" })
+    bias:narrow(1, 6, 1):fill_(math.huge)
+    all["encoder_linear.bias"] = bias
+    local path, folder = saved(all)
+    local model <close> = assert(ms.load_model(fixtures.model_path))
+    local broken <close> = assert(ms.load_sae(path, { model = model, layer = 3 }))
+    local why = "feature 5 at position 1 is infinite: the weights or the stream are broken"
+    local features <close> = broken:encode(ms.zeros { 1, 128 })
+    assert.error_matches(function() features:strongest(1) end, why, 1, true)
+    assert.error_matches(function()
+      local edit = { sae = broken, feature = 1, op = "ablate", when = function() return true end }
+      model:generate("a", { edits = { edit } })
+    end, why, 1, true)
+    for _, json_option in ipairs { "--quiet", "--json" } do
+      local result = process.moonscope { "features", "--model", fixtures.model_path, "--sae", path, "--layer", "3",
+        "--prompt", "a", json_option }
+      assert.same({ 1, "", "moonscope: " .. why .. "\n" }, { result.code, result.out, result.err })
+    end
+    fixtures.remove(folder)
+  end)
+
+  it("names its file where the model has no such place", function()
+    local path, folder = saved(tensors(), '{"hook": "blocks.3.ln1.hook_normalized"}')
+    local result = process.moonscope { "features", "--model", fixtures.model_path, "--sae", path, "--prompt", "a" }
+    assert.same({ 1, "" }, { result.code, result.out })
+    assert.matches('^moonscope: features: [^\n]*: capture: found "blocks.3.ln1.hook_normalized"[^\n]*\n$', result.err)
+    assert.truthy(result.err:find(path, 1, true))
+    fixtures.remove(folder)
+  end)
+
+  it("reads another layer than the file's when told to, with a warning", function()
+    for layer, warning in pairs {
+      ["3"] = "",
+      ["4"] = ("moonscope: warning: %s: is of layer 3; reads layer 4, as --layer says\n"):format(fixtures.sae_path),
+    } do
+      local result = process.moonscope { "features", "--model", fixtures.model_path, "--sae", fixtures.sae_path,
+        "--prompt", "a", "--json", "--layer", layer }
+      assert.same({ 0, warning }, { result.code, result.err })
+      assert.equal(tonumber(layer), require("moonscope.json").decode(result.out).layer)
+    end
   end)
 
   it("throws once closed", function()

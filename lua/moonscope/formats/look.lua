@@ -108,7 +108,7 @@ function Look:config(name)
   if self.configs[name] == nil then
     local path = self.folder .. "/" .. name
     local config, message, code = json.read(path)
-    if config ~= nil and type(config) ~= "table" then
+    if config ~= nil and (type(config) ~= "table" or #config > 0) then
       message, code = path .. ": expected a JSON object", "EFORMAT"
     end
     if message and code ~= "ENOENT" then error({ whole = message, code = code }, 0) end
@@ -129,7 +129,7 @@ local types = {
   number = function(v) return type(v) == "number" end,
   positive = function(v) return type(v) == "number" and v > 0 and numbers.is_normal_f32(v) end,
   threshold = function(v) return type(v) == "number" and (v == 0 or numbers.is_normal_f32(v)) end,
-  object = function(v) return type(v) == "table" end,
+  object = function(v) return type(v) == "table" and #v == 0 end,
 }
 local WORDS = {
   text = "a text", flag = "true or false", count = "a whole number above 0", number = "a number",
@@ -138,7 +138,8 @@ local WORDS = {
 
 local function shown(value)
   if value == nil or value == json.null then return "nothing" end
-  return type(value) == "table" and "a table" or tostring(value)
+  if type(value) == "table" then return "a table" end
+  return (type(value) == "string" and '"%s"' or "%s"):format(tostring(value))
 end
 
 ---A field of a config: of this kind, or nil where it is missing or null.
@@ -211,9 +212,10 @@ function Look:activation(known, open, why)
   if not answer then
     return known or self:refuse("EINVAL", "%s: say it with --activation %s", why, table.concat(open, " or "))
   end
-  local name, number = answer:match "^(%a+):?(.*)$"
-  if not name or number ~= "" and not tonumber(number) then
-    self:refuse("EINVAL", "activation: found %s, expected a name, or NAME:NUMBER", answer)
+  local name, number = answer:match "^(%a+)$", nil
+  if not name then name, number = answer:match "^(%a*topk):(%d+)$" end
+  if not name then
+    self:refuse("EINVAL", "activation: found %s, expected a name, topk:K or batchtopk:K", answer)
   end
   if known and answer ~= known then
     self:refuse("EINVAL", "activation: the file says %s, but --activation says %s", known, answer)

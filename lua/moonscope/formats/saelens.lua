@@ -1,7 +1,6 @@
 -- SPDX-License-Identifier: MIT
 ---SAELens: cfg.json beside sae_weights.safetensors. Configs of before version 6 say things at the top
 ---that later ones put under "metadata", and tell topk by the activation's name.
-local json = require "moonscope.json"
 
 local M = { name = "saelens", what = "with cfg.json beside it" }
 
@@ -14,12 +13,12 @@ end
 
 function M.evidence(look) return look:config(CONFIG) ~= nil end
 
----Architecture -> its activation, and whether it is a transcoder.
+---Architecture -> its activation, whether it is a transcoder, and whether with a skip connection.
 local ARCHITECTURES = {
   standard = { "relu" }, topk = { "topk" }, jumprelu = { "jumprelu" }, gated = { "gated" },
   batchtopk = { "batchtopk" }, matryoshka_batchtopk = { "batchtopk" },
-  transcoder = { "relu", true }, skip_transcoder = { "relu", true },
-  jumprelu_transcoder = { "jumprelu", true }, jumprelu_skip_transcoder = { "jumprelu", true },
+  transcoder = { "relu", true }, skip_transcoder = { "relu", true, true },
+  jumprelu_transcoder = { "jumprelu", true }, jumprelu_skip_transcoder = { "jumprelu", true, true },
 }
 
 ---A field that moved: its names from new to old.
@@ -32,7 +31,7 @@ end
 
 local function kwargs_k(look, config)
   local kwargs = look:field(config, "activation_fn_kwargs", "object", CONFIG)
-  return kwargs and kwargs.k
+  return kwargs and look:field(kwargs, "k", "number", CONFIG .. ": activation_fn_kwargs")
 end
 
 ---The activation that the architecture, or the function's name of an old config, stands for.
@@ -45,13 +44,16 @@ local function activation_of(look, config)
     table.sort(known)
     look:refuse("EUNSUPPORTED", "%s: architecture: found %s, expected %s", CONFIG, name, table.concat(known, ", "))
   end
-  local activation, transcodes = table.unpack(architecture)
+  local activation, transcodes, skips = table.unpack(architecture)
+  if look:has "W_skip" and not skips then
+    look:refuse("EINVAL", "%s: architecture is %s, but there is a tensor W_skip", CONFIG, name)
+  end
   local fn = moved(look, config, "text", "activation_fn", "activation_fn_str")
-  if activation == "relu" and fn == "topk" then return "topk", transcodes end
+  if activation == "relu" and fn == "topk" then return "topk", transcodes, skips end
   if fn and fn ~= "relu" and fn ~= activation then
     look:refuse("EUNSUPPORTED", "%s: activation_fn: found %s, expected relu or topk", CONFIG, fn)
   end
-  return activation, transcodes
+  return activation, transcodes, skips
 end
 
 local function set_activation(look, config, source)
@@ -71,7 +73,7 @@ local function set_activation(look, config, source)
   elseif activation == "batchtopk" and look:has "topk_threshold" then -- while it is trained
     source.threshold = look:scalar "topk_threshold"
   elseif activation ~= "relu" then
-    source.k = look:k(config.k or kwargs_k(look, config), d_sae, CONFIG .. ": k")
+    source.k = look:k(look:field(config, "k", "number", CONFIG) or kwargs_k(look, config), d_sae, CONFIG .. ": k")
   end
 end
 
@@ -82,9 +84,10 @@ local function set_input(look, config, source)
   if transcodes and source.subtract_b_dec then
     look:refuse("EUNSUPPORTED", "%s: apply_b_dec_to_input: of a transcoder it makes no sense", CONFIG)
   end
-  local kind = config.normalize_activations
-  if kind == true then kind = "expected_average_only_in" end -- as it was once
-  if kind == nil or kind == json.null or kind == false or kind == "none" then return end
+  local once = type(config.normalize_activations) == "boolean" -- a flag in the first configs
+  local kind = once and (config.normalize_activations and "expected_average_only_in" or "none")
+    or look:field(config, "normalize_activations", "text", CONFIG) or "none"
+  if kind == "none" then return end
   if kind == "expected_average_only_in" then
     source.input_scale = look:input_scale(
       CONFIG .. ": normalize_activations is expected_average_only_in, and the factor is not in the file")
@@ -93,7 +96,7 @@ local function set_input(look, config, source)
     source.normalisation = kind
   else
     look:refuse("EUNSUPPORTED", "%s: normalize_activations: found %s, expected none, expected_average_only_in%s",
-      CONFIG, tostring(kind), transcodes and "" or ", constant_norm_rescale or layer_norm")
+      CONFIG, kind, transcodes and "" or ", constant_norm_rescale or layer_norm")
   end
 end
 
@@ -132,7 +135,7 @@ function M.describe(look)
   look:expect("b_dec", { d_model })
   look:agree(config, "d_in", d_model, CONFIG)
   look:agree(config, "d_sae", d_sae, CONFIG)
-  local activation, transcodes = activation_of(look, config)
+  local activation, transcodes, skips = activation_of(look, config)
   local source = {
     d_sae = d_sae, d_model = d_model, activation = look:activation(activation), transcodes = transcodes,
     tensors = { w_enc = { "W_enc", transposed = true }, w_dec = { "W_dec" }, b_dec = { "b_dec" } },
@@ -142,7 +145,7 @@ function M.describe(look)
   set_finetuning(look, config, source)
   set_place(look, config, source)
   if look:flag(config, "rescale_acts_by_decoder_norm", false, CONFIG) then source.decoder_norm = "feature" end
-  if look:has "W_skip" then
+  if skips then
     look:expect("W_skip", { d_model, d_model })
     source.tensors.skip = { "W_skip" }
   end
