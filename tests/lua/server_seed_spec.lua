@@ -232,8 +232,11 @@ describe("features", function()
       infer(call)
       for _, column in ipairs { "activation", "frequency" } do
         for _, order in ipairs { "asc", "desc" } do
-          local query = ("limit=1000&offset=1048&sortBy=%s&sort_order=%s"):format(column, order)
+          local query = ("limit=1000&offset=%d&sortBy=%s&sort_order=%s"):format(order == "asc" and 1048 or 0, column,
+            order)
           local _, list = call("GET", "/features?" .. query)
+          local first, last = list.features[1][column], list.features[1000][column]
+          assert.is_true(math.min(first, last) == 0 and math.max(first, last) > 0)
           for i = 2, #list.features do
             local a, b = list.features[i - 1], list.features[i]
             if order == "asc" then a, b = b, a end
@@ -381,6 +384,22 @@ describe("patches", function()
       for i = 0, 255 do assert.equal(200, (call("POST", "/patch", { feature_id = i, strength = 0 }))) end
       refused(400, nil, { feature_id = 256, strength = 0 })
       assert.equal(200, (call("POST", "/patch", { feature_id = 255, strength = 1 })))
+    end)
+  end)
+
+  it("of an SAE that reads where nothing can be changed are refused at once", function()
+    with_app(function(call, _, folder)
+      assert.equal(200, (call("POST", "/load-model", { model_name = "tiny" })))
+      assert(ms.save(folder .. "/mlp.safetensors", {
+        ["encoder_linear.weight"] = ms.zeros { 8, 128 }, ["encoder_linear.bias"] = ms.zeros { 8 },
+        ["decoder_linear.weight"] = ms.zeros { 128, 8 }, ["decoder_linear.bias"] = ms.zeros { 128 },
+      }))
+      fixtures.write(folder .. "/mlp_metadata.json", '{"hook": "model.layers.2.mlp"}')
+      assert.equal(200, (call("POST", "/load-sae", { saePath = "mlp.safetensors" })))
+      assert_refused(400, "EUNSUPPORTED", "feature_id", call("POST", "/patch", { feature_id = 1, strength = 1 }))
+      infer(call, { max_length = 0 }) -- but read it can
+      local _, list = call("GET", "/features?layer=2&limit=1")
+      assert.equal(0, list.features[1].activation)
     end)
   end)
 
@@ -654,13 +673,16 @@ describe("files", function()
       for _, text in ipairs {
         "{", "[]", "{}", '{"features": 1}', '{"features": {"a": {}}}', '{"features": {"layer_3_feature_1": 1}}',
         '{"features": {"layer_3_feature_1": {"description": "x"}, "layer_3_feature_2": {"description": 7}}}',
+        '{"features": {"layer_3_feature_2": {"description": "x"}, "layer_3_feature_1": {"description": 7}}}',
         '{"features": [1]}',
       } do
         fixtures.write(folder .. "/x.json", text)
         assert_refused(400, "EFORMAT", "input_path", call("POST", "/import-features", { input_path = "x.json" }))
       end
-      local _, details = call("GET", "/feature/layer_3_feature_1/details")
-      assert.equal(json.null, details.description)
+      for index = 1, 2 do
+        local _, details = call("GET", ("/feature/layer_3_feature_%d/details"):format(index))
+        assert.equal(json.null, details.description)
+      end
     end)
   end)
 
