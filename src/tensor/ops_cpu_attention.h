@@ -82,6 +82,11 @@ INLINE void attend(moon_dtype dtype, float *out, const float *q, int n_q, const 
     }
 }
 
+/* As many queries as a call of attend takes; a constant where n is one. */
+INLINE int at_most_queries(int n) {
+  return n < QUERIES ? n : QUERIES;
+}
+
 /* The queries of token t that share kv head `head`, all of which see n_keys. */
 static void attend_group(const moon_tensor *out, const moon_tensor *q, const moon_tensor *k,
                          const moon_tensor *v, int64_t t, int64_t head, int64_t n_keys, float scale,
@@ -92,9 +97,9 @@ static void attend_group(const moon_tensor *out, const moon_tensor *q, const moo
     int64_t first = (t * q->shape[1] + head * group + i) * d_head, n_q = group - i;
     const float *query = (const float *)moon_tensor_data(q) + first;
     float *y = (float *)moon_tensor_data(out) + first;
-#define ATTEND(n)                                                                                 \
-  WITH_DTYPE(k->dtype,                                                                            \
-             attend(DTYPE, y, query, n <= QUERIES ? n : 1, at(DTYPE, moon_tensor_data(k), cache), \
+#define ATTEND(n)                                                                               \
+  WITH_DTYPE(k->dtype,                                                                          \
+             attend(DTYPE, y, query, at_most_queries(n), at(DTYPE, moon_tensor_data(k), cache), \
                     at(DTYPE, moon_tensor_data(v), cache), n_keys, d_head, scale, scores, room))
     if (n_q >= QUERIES)
       ATTEND(QUERIES);

@@ -135,7 +135,7 @@ INLINE void tile_of(float *out, const reading *t, bool bf16, int64_t n_x) {
   case n:                                    \
     if (bf16)                                \
       tile_bf16(out, N_BLOCK, t, n, TILE_W); \
-    else if (n <= TILE_X)                    \
+    else if ((n) <= TILE_X)                  \
       tile_f32(out, N_BLOCK, t, n, TILE_W);  \
     break
   switch (n_x) {

@@ -320,9 +320,9 @@ describe("moonscope convert", function()
     for _, case in ipairs {
       { { GOLDEN .. "float32.pth", "-o", folder }, "not a file of SAE_CONFIGS, so its layer is unknown: give --layer" },
       { { GOLDEN .. "float32.pth", "-o", "/proc/x.safetensors" }, "/proc/x.safetensors: No such file or directory" },
-      { {}, "https://huggingface.co/Goodfire/Llama-3.1-8B-Instruct-SAE-l19/resolve/main/" },
+      { {}, "Goodfire/Llama-3.1-8B-Instruct-SAE-l19" },
     } do
-      local result = process.moonscope { "convert", table.unpack(case[1]) }
+      local result = process.moonscope({ "convert", table.unpack(case[1]) }, { env = { HF_HUB_OFFLINE = "1" } })
       assert.same({ 1, "" }, { result.code, result.out })
       assert.truthy(result.err:find("^moonscope: [^\n]+\n$"), result.err)
       assert.truthy(result.err:find(case[2], 1, true), result.err)

@@ -463,9 +463,9 @@ describe("/load-goodfire-sae", function()
       end
       assert_refused(400, "ESHAPE", "sae_name",
         call("POST", "/load-goodfire-sae", { sae_name = "Goodfire/Llama-3.1-8B-Instruct-SAE-l19" }))
-      assert_refused(400, "ENOENT", "activationsPath",
+      assert_refused(400, "ENOENT", "activations_path",
         call("POST", "/load-goodfire-sae", { sae_name = NAME, activationsPath = "missing" }))
-      assert_refused(501, "EUNSUPPORTED", "activationsPath",
+      assert_refused(501, "EUNSUPPORTED", "activations_path",
         call("POST", "/load-goodfire-sae", { sae_name = NAME, activationsPath = "tiny/config.json" }))
       assert.equal(n_jobs, #app.jobs.list)
       assert.is_nil(uv.fs_stat(folder .. "/saes"))
