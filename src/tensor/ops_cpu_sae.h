@@ -25,15 +25,18 @@ static void relu_row(float *x, int64_t n) {
 }
 
 static void jumprelu_row(float *x, const float *threshold, int64_t n) {
-  for (int64_t i = 0; i < n; i++)
-    x[i] = is_above(x[i], threshold[i]) & is_above(x[i], 0) ? x[i] : 0;
+  for (int64_t i = 0; i < n; i++) {
+    float y = is_above(x[i], 0) ? x[i] : 0;
+    x[i] = is_above(x[i], threshold[i]) ? y : 0;
+  }
 }
 
 static void gated_row(float *x, const float *threshold, const float *gain, const float *offset,
                       int64_t n) {
   for (int64_t i = 0; i < n; i++) {
     float y = fmaf(gain[i], x[i], offset[i]);
-    x[i] = is_above(x[i], threshold[i]) & is_above(y, 0) ? y : 0;
+    y = is_above(y, 0) ? y : 0;
+    x[i] = is_above(x[i], threshold[i]) ? y : 0;
   }
 }
 

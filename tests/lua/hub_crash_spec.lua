@@ -244,7 +244,7 @@ describe("a disk", function() -- P12
   local function on_tmpfs(size, script)
     local result = process.run("unshare", { "-m", "sh", "-c", ("mkdir -p %s && mount -t tmpfs -o size=%s none %s && %s")
       :format(mock.cache, size, mock.cache, script) })
-    if result.err:find "unshare failed" or result.err:find "mount: " then return nil end
+    if result.err:find "^unshare: " or result.err:find "mount: " then return nil end
     return result
   end
 
