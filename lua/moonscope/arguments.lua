@@ -18,19 +18,21 @@ function M.model(args)
     { device = args.device, precision = args.precision, context = args.context })
 end
 
----Reads --sae, --sae-dtype, --layer (a warning where the file says another one) and what a file may leave open: --format, --activation, --input-scale.
+---Reads --sae, --sae-dtype, --layer and what a file may leave open: --format, --activation, --input-scale.
 ---@return userdata? sae
 ---@return string? message
 function M.sae(args, model)
-  local sae, message = progress.run("loading", ms.load_sae, args.sae, {
+  return progress.run("loading", ms.load_sae, args.sae, {
     model = model, layer = args.layer, dtype = args.sae_dtype, format = args.format, activation = args.activation,
     input_scale = args.input_scale,
   })
-  if sae and sae.own_layer and sae.own_layer ~= sae.layer then
-    io.stderr:write(("moonscope: warning: %s: is of layer %d; reads layer %d, as --layer says\n")
-      :format(sae.path, sae.own_layer, sae.layer))
-  end
-  return sae, message
+end
+
+---Says on stderr that --layer is not the layer that the file or SAE_CONFIGS tell. (doctor measures instead.)
+function M.warn_of_layer(sae)
+  if not sae.own_layer or sae.own_layer == sae.layer then return end
+  io.stderr:write(("moonscope: warning: %s: is of layer %d; reads layer %d, as --layer says\n")
+    :format(sae.path, sae.own_layer, sae.layer))
 end
 
 ---"458:add:3.85" or "458:ablate" as an edit, but for its SAE.

@@ -96,8 +96,7 @@ local function write_tensor(writer, plan, progress)
   for first = 1, n_rows, step do
     local n = math.min(step, n_rows - first + 1)
     local rows <close> = plan.tensor:narrow(1, first, n)
-    local converted <close> = rows:to { dtype = plan.dtype }
-    local ok, message, code = writer:write(converted)
+    local ok, message, code = writer:write(rows, plan.dtype)
     if not ok then return nil, message, code end
     progress(n * row_size)
   end
@@ -120,11 +119,16 @@ local function total_of(plans)
   return total
 end
 
+---What is wrong with the tensor itself names it: a number that its new dtype has not.
+local function in_tensor(file, plan, message, code)
+  return code == "ERANGE" and ("%s: %s: %s"):format(file:path(), plan.source or plan.name, message) or message
+end
+
 ---Writes and seals; the sha256.
 local function write_all(writer, file, plans, hasher, progress)
   for _, i in ipairs(writer:order()) do
     local ok, message, code = write_plan(writer, file, plans[i], hasher, progress)
-    if not ok then return nil, message, code end
+    if not ok then return nil, in_tensor(file, plans[i], message, code), code end
   end
   return writer:seal()
 end

@@ -169,14 +169,26 @@ typedef struct copy_task {
   l_hashing hashing; /* of the source file, at the same time */
 } copy_task;
 
-static moon_status append_converted(copy_task *t, const void *data, moon_err *err) {
-  moon_dtype from = t->range.entry->dtype;
-  size_t n = t->range.size / moon_dtype_size(from), size = n * moon_dtype_size(t->dtype);
+static moon_status refuse_overflow(const char *element, moon_dtype from, moon_dtype to,
+                                   moon_err *err) {
+  double value;
+  moon_dtype_convert(&value, MOON_F64, element, from, 1);
+  return moon_fail(err, MOON_ERANGE, "%g is beyond %s", value, moon_dtype_name(to));
+}
+
+/* data_size bytes of floats; MOON_ERANGE where a finite one would not stay so. */
+static moon_status append_converted(moon_writer *writer, moon_dtype to, const void *data,
+                                    moon_dtype from, size_t data_size, moon_err *err) {
+  size_t n = data_size / moon_dtype_size(from), size = n * moon_dtype_size(to);
   void *converted = malloc(size ? size : 1);
   if (!converted)
     return moon_fail(err, MOON_ENOMEM, "no memory for %zu bytes", size);
-  moon_dtype_convert(converted, t->dtype, data, from, n);
-  moon_status status = moon_writer_append(t->writer, converted, size, err);
+  moon_dtype_convert(converted, to, data, from, n);
+  int64_t bad = moon_dtype_overflow(converted, to, data, from, n);
+  moon_status status =
+      bad < 0 ? moon_writer_append(writer, converted, size, err)
+              : refuse_overflow((const char *)data + (size_t)bad * moon_dtype_size(from), from, to,
+                                err);
   free(converted);
   return status;
 }
@@ -190,7 +202,7 @@ static moon_status copy_range(copy_task *t, moon_err *err) {
   if (status == MOON_OK && (t->dtype == MOON_OPAQUE || t->dtype == range->entry->dtype))
     status = moon_writer_append(t->writer, data, range->size, err);
   else if (status == MOON_OK)
-    status = append_converted(t, data, err);
+    status = append_converted(t->writer, t->dtype, data, range->entry->dtype, range->size, err);
   free(buffer);
   return status;
 }
@@ -248,16 +260,26 @@ typedef struct write_task {
   moon_task task;
   moon_writer *writer;
   moon_tensor tensor;
+  moon_dtype dtype; /* to convert to; the tensor's own: as it is */
 } write_task;
 
-static moon_status append_rows(moon_writer *writer, const moon_tensor *t, int64_t first, int64_t n,
-                               void *buffer, moon_err *err) {
+static moon_status append_all(const write_task *t, const moon_tensor *rows, void *buffer,
+                              moon_err *err) {
+  moon_status status = moon_tensor_read(rows, buffer, err);
+  size_t size = moon_tensor_size_bytes(rows);
+  if (status)
+    return status;
+  return t->dtype == rows->dtype
+             ? moon_writer_append(t->writer, buffer, size, err)
+             : append_converted(t->writer, t->dtype, buffer, rows->dtype, size, err);
+}
+
+static moon_status append_rows(const write_task *t, int64_t first, int64_t n, void *buffer,
+                               moon_err *err) {
   moon_tensor rows = {0};
-  moon_status status = moon_tensor_narrow(&rows, t, 0, first, n, err);
+  moon_status status = moon_tensor_narrow(&rows, &t->tensor, 0, first, n, err);
   if (status == MOON_OK)
-    status = moon_tensor_read(&rows, buffer, err);
-  if (status == MOON_OK)
-    status = moon_writer_append(writer, buffer, moon_tensor_size_bytes(&rows), err);
+    status = append_all(t, &rows, buffer, err);
   moon_tensor_release(&rows);
   return status;
 }
@@ -280,13 +302,10 @@ static moon_status run_write(moon_task *task, moon_progress *progress, moon_err 
   moon_status status = MOON_OK;
   atomic_store(&progress->total, (int64_t)size);
   atomic_store(&progress->unit, "bytes");
-  if (tensor->rank == 0) {
-    status = moon_tensor_read(tensor, buffer, err);
-    if (status == MOON_OK)
-      status = moon_writer_append(t->writer, buffer, size, err);
-  }
+  if (tensor->rank == 0)
+    status = append_all(t, tensor, buffer, err);
   for (int64_t row = 0; tensor->rank && row < n_rows && status == MOON_OK; row += n) {
-    status = append_rows(t->writer, tensor, row, n < n_rows - row ? n : n_rows - row, buffer, err);
+    status = append_rows(t, row, n < n_rows - row ? n : n_rows - row, buffer, err);
     if (status == MOON_OK)
       status = moon_progress_add(progress, n * (int64_t)row_size, err);
   }
@@ -300,7 +319,8 @@ static void drop_write(moon_task *task) {
   moon_tensor_release(&t->tensor);
 }
 
-/* writer:_write(tensor) -> job; appends its elements in row-major order */
+/* writer:_write(tensor, dtype) -> job; appends its elements in row-major order, converted where a
+ * dtype is given */
 static int writer_write(lua_State *L) {
   static const l_job_kind kind = {.name = "write",
                                   .size = sizeof(write_task),
@@ -310,9 +330,12 @@ static int writer_write(lua_State *L) {
                                   .soft = true};
   moon_writer *writer = check(L)->writer;
   const moon_tensor *tensor = l_tensor_check(L, 2);
+  const char *dtype = luaL_optstring(L, 3, moon_dtype_name(tensor->dtype));
   write_task *t = l_job_new(L, &kind);
   t->writer = moon_writer_retain(writer);
   t->tensor = moon_tensor_retain(tensor);
+  if (!moon_dtype_from_name(&t->dtype, dtype))
+    luaL_error(L, "writer: unknown dtype %s", dtype);
   return l_job_start(L, t);
 }
 

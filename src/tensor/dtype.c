@@ -205,3 +205,24 @@ void moon_dtype_convert(void *dst, moon_dtype to, const void *src, moon_dtype fr
     store((char *)dst + done * to_size, to, values, count);
   }
 }
+
+int64_t moon_dtype_overflow(const void *dst, moon_dtype to, const void *src, moon_dtype from,
+                            size_t n) {
+  size_t to_size = moon_dtype_size(to), from_size = moon_dtype_size(from);
+  float converted[BLOCK];
+  if (to == MOON_F64) /* holds every float, and an f32 what the others hold */
+    return -1;
+  for (size_t first = 0; first < n; first += BLOCK) {
+    size_t count = n - first < BLOCK ? n - first : BLOCK;
+    moon_dtype_convert(converted, MOON_F32, (const char *)dst + first * to_size, to, count);
+    for (size_t i = 0; i < count; i++) {
+      double before;
+      if (isfinite(converted[i]))
+        continue;
+      moon_dtype_convert(&before, MOON_F64, (const char *)src + (first + i) * from_size, from, 1);
+      if (isfinite(before))
+        return (int64_t)(first + i);
+    }
+  }
+  return -1;
+}

@@ -12,6 +12,10 @@
  * an integer: truncated, saturated, NaN -> 0; to bool: not 0. Neither dtype may be MOON_OPAQUE. */
 void moon_dtype_convert(void *dst, moon_dtype to, const void *src, moon_dtype from, size_t n);
 
+/* The first of n floats that is finite in src, and in dst, converted from it, is not; -1: none. */
+int64_t moon_dtype_overflow(const void *dst, moon_dtype to, const void *src, moon_dtype from,
+                            size_t n);
+
 static inline float moon_bf16_to_f32(uint16_t bits) {
   uint32_t wide = (uint32_t)bits << 16;
   float value;

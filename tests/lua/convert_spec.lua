@@ -140,6 +140,46 @@ describe("convert.sae", function()
     assert.equal("EDTYPE", code)
   end)
 
+  it("refuses to make a number infinite that is not", function()
+    local function saved(name, dtype, value)
+      local w = ms.zeros({ 600, 4 }, { dtype = dtype })
+      w:narrow(1, 600, 1):fill_(value)
+      local others = {}
+      for key, size in pairs { ["encoder_linear.bias"] = 600, ["decoder_linear.bias"] = 4 } do
+        others[key] = ms.zeros({ size }, { dtype = dtype })
+      end
+      others["encoder_linear.weight"] = w
+      assert(ms.save(folder .. "/" .. name, others))
+      return folder .. "/" .. name
+    end
+    for _, case in ipairs {
+      { "f32", 1e6, "f16", "1e+06 is beyond f16" }, { "f32", 1e6, "f8_e4m3", "1e+06 is beyond f8_e4m3" },
+      { "f32", -1e6, "f8_e5m2", "-1e+06 is beyond f8_e5m2" }, { "f64", 1e300, "f32", "1e+300 is beyond f32" },
+      { "f64", 1e300, "bf16", "1e+300 is beyond bf16" },
+    } do
+      local path = saved("a.safetensors", case[1], case[2])
+      local why = path .. ": encoder_linear.weight: " .. case[4]
+      for _, made in ipairs {
+        { convert.sae(path, { output = folder, layer = 1, dtype = case[3] }) },
+        { convert.checkpoint(path, folder .. "/b.safetensors", { dtype = case[3] }) },
+      } do
+        assert.is_nil(made[1])
+        assert.same({ why, "ERANGE" }, { made[2], made[3] })
+      end
+      assert.is_nil(io.open(folder .. "/sae_layer_1.safetensors"))
+      assert.is_nil(io.open(folder .. "/b.safetensors"))
+    end
+    local w = ms.full({ 4, 600 }, 1e6)
+    assert(ms.save(folder .. "/r1.safetensors", { W = w, b_enc = ms.zeros { 600 }, b_dec = ms.zeros { 4 } }))
+    local none, message = convert.sae(folder .. "/r1.safetensors",
+      { output = folder, layer = 1, dtype = "f16", activation = "batchtopk:3" })
+    assert.is_nil(none) -- stored the other way round, so written from a tensor
+    assert.equal(folder .. "/r1.safetensors: encoder_linear.weight: 1e+06 is beyond f16", message)
+    for _, value in ipairs { math.huge, 0 / 0, 65504 } do -- what was infinite stays so
+      assert(convert.checkpoint(saved("a.safetensors", "f32", value), folder .. "/b.safetensors", { dtype = "f16" }))
+    end
+  end)
+
   it("warns about a known file with another sha256, and converts it", function()
     local path, expected = folder .. "/test.pth", ("0"):rep(64)
     local entry = { repo_id = "a/b", filename = "test.pth", layer = "model.layers.1", expansion_factor = 2, d_model = 4,

@@ -260,7 +260,10 @@ describe("an SAE", function()
       ["3"] = "",
       ["4"] = ("moonscope: warning: %s: is of layer 3; reads layer 4, as --layer says\n"):format(fixtures.sae_path),
     } do
-      local result = process.moonscope { "features", "--model", fixtures.model_path, "--sae", fixtures.sae_path,
+      local result = process.moonscope { "generate", "--model", fixtures.model_path, "--sae", fixtures.sae_path,
+        "--prompt", "a", "-n", "1", "--layer", layer }
+      assert.same({ 0, warning }, { result.code, result.err })
+      result = process.moonscope { "features", "--model", fixtures.model_path, "--sae", fixtures.sae_path,
         "--prompt", "a", "--json", "--layer", layer }
       assert.same({ 0, warning }, { result.code, result.err })
       assert.equal(tonumber(layer), require("moonscope.json").decode(result.out).layer)

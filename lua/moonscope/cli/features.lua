@@ -90,6 +90,7 @@ function M.run(args)
   local sae
   sae, message = arguments.sae(args, model)
   if not sae then return nil, message end
+  arguments.warn_of_layer(sae)
   local found = progress.run("reading the prompt", features.of_prompt, model, sae, args.prompt, args.top)
   if args.json then
     print_json(found)

@@ -53,6 +53,7 @@ function M.run(args)
     local sae
     sae, message = arguments.sae(args, model)
     if not sae then return nil, message end
+    arguments.warn_of_layer(sae)
     for _, edit in ipairs(args.edit) do edit.sae = sae end
   end
   local bar <close> = progress.bar "writing"
