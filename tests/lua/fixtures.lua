@@ -2,6 +2,7 @@
 ---What several specs load.
 local json = require "moonscope.json"
 local ms = require "moonscope"
+local uv = require "luv"
 
 local M = {}
 
@@ -31,6 +32,18 @@ end
 
 function M.remove(path)
   assert(os.execute("rm -rf " .. path))
+end
+
+---Names in a folder, sorted; {} where there is none.
+function M.names(folder)
+  local list, scan = {}, uv.fs_scandir(folder)
+  while scan do
+    local name = uv.fs_scandir_next(scan)
+    if not name then break end
+    list[#list + 1] = name
+  end
+  table.sort(list)
+  return list
 end
 
 M.golden = assert(json.decode(M.read "tests/fixtures/tiny/golden/golden.json"))

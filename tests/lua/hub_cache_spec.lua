@@ -43,16 +43,7 @@ local function git_sha1(path)
   return process.run("sha1sum", {}, { stdin = ("blob %d\0"):format(#text) .. text }).out:match "^%x+"
 end
 
-local function names_in(folder)
-  local list, scan = {}, uv.fs_scandir(folder)
-  while scan do
-    local name = uv.fs_scandir_next(scan)
-    if not name then break end
-    list[#list + 1] = name
-  end
-  table.sort(list)
-  return list
-end
+local names_in = fixtures.names
 
 local function make_folders(path) assert.equal(0, process.run("mkdir", { "-p", path }).code) end
 

@@ -24,16 +24,7 @@ local function storage() return mock.cache .. "/models--a--b" end
 
 local function sha256(path) return process.run("sha256sum", { path }).out:match "^%x+" end
 
-local function names_in(folder)
-  local list, scan = {}, uv.fs_scandir(folder)
-  while scan do
-    local name = uv.fs_scandir_next(scan)
-    if not name then break end
-    list[#list + 1] = name
-  end
-  table.sort(list)
-  return list
-end
+local names_in = fixtures.names
 
 ---Whatever has its final name is whole: blobs, the file of the snapshot, the ref.
 local function assert_nothing_torn(hash)
