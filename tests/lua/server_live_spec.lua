@@ -148,6 +148,29 @@ it("an SAE whose file leaves something open is loaded with what the command line
   fixtures.remove(folder)
 end)
 
+it("an SAE whose layer is unknown is loaded with --layer", function()
+  local folder = fixtures.folder()
+  local path = folder .. "/unnamed.pth"
+  fixtures.write(path, fixtures.read(fixtures.sae_path))
+  local server = http.serve { "--model", MODEL, "--sae", path }
+  assert.equal(1, server:wait())
+  assert.truthy(server.err:find("moonscope: --layer: the SAE's layer is unknown", 1, true), server.err)
+  for _, case in ipairs { { path, "3" }, { fixtures.sae_path, "2", "is of layer 3; reads layer 2" } } do
+    server = http.serve { "--model", MODEL, "--sae", case[1], "--layer", case[2] }
+    http.wait_for("the SAE", function() return select(2, server:request("GET", "/sae/status")).status == "ready" end)
+    local _, told = server:request("GET", "/sae/status")
+    assert.equal(tonumber(case[2]), told.layers[1].layer_idx)
+    assert.equal(0, server:stop())
+    assert.equal(case[3] ~= nil, server.err:find(case[3] or "warning", 1, true) ~= nil, server.err)
+  end
+  for _, more in ipairs { {}, { "--sae", path, "--sae", path } } do
+    server = http.serve { "--model", MODEL, "--layer", "3", table.unpack(more) }
+    assert.equal(2, server:wait())
+    assert.truthy(server.err:find("^moonscope: serve: %-%-layer: "), server.err)
+  end
+  fixtures.remove(folder)
+end)
+
 it("a routes file that is broken is said in one line", function()
   local folder = fixtures.folder()
   for _, case in ipairs {

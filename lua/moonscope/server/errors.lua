@@ -19,7 +19,7 @@ M.CODES = {
   ELOST = "a fault took the device: the server starts again",
   ENOMEM = "not enough memory", ERANGE = "out of range", ECONTEXT = "the context is full",
   ECLOSED = "it was closed", ENET = "the Hub cannot be reached", EHASH = "not the bytes that the Hub told of",
-  EACCES = "the Hub refuses access; a token may help", EIO = "reading or writing failed",
+  EACCES = "the Hub refuses access; or a link leads out of the data folders", EIO = "reading or writing failed",
   EINTERNAL = "a mistake of the server's; see the log",
 }
 
