@@ -272,6 +272,7 @@ describe("generation", function()
     refused(400, "ERANGE", "prompt", { prompt = { 1, 100000 } })
     refused(400, "EINVAL", "prompt", { prompt = { "a", "b" } })
     refused(400, "EINVAL", "stop", { stop = { "" } })
+    refused(400, "EINVAL", "stop", { stop = { a = "b" } })
   end)
 
   it("ends with an error event when another model is loaded (P21)", function()
@@ -335,6 +336,7 @@ it("the log has journald's priorities under it, and with --log-level debug tells
     { JOURNAL_STREAM = "8:1" })
   http.wait_for("the model", function() return select(2, server:request("GET", "/health")).model_loaded end)
   assert.equal(200, (server:request("POST", "/v1/completions", completion { max_tokens = 1 })))
+  assert.equal(501, (server:request("GET", "/sae/training/jobs"))) -- which is no failure of the server's
   assert.equal(0, server:stop())
   assert.truthy(server.err:find "<7>moonscope: debug: forward: %d+ tokens from position 1, logits %x+\n", server.err)
   assert.truthy(server.err:find('<6>{"level":"info","route":"POST /v1/completions","status":200', 1, true), server.err)
