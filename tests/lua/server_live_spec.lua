@@ -273,6 +273,8 @@ describe("generation", function()
     refused(400, "EINVAL", "prompt", { prompt = { "a", "b" } })
     refused(400, "EINVAL", "stop", { stop = { "" } })
     refused(400, "EINVAL", "stop", { stop = { a = "b" } })
+    refused(400, "EINVAL", "edits", { edits = { 1 } }) -- and not "0" (P41)
+    refused(400, "EINVAL", "feature", { edits = { { feature = -1, value = 1 } } })
   end)
 
   it("ends with an error event when another model is loaded (P21)", function()

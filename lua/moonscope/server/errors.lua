@@ -110,7 +110,9 @@ end
 ---@return moonscope.Refusal
 function M.invalid(problems)
   local loc = problems[1].loc
-  return M.new { status = 422, code = "EINVAL", detail = problems, field = tostring(loc[#loc]) }
+  local last = #loc
+  while type(loc[last]) ~= "string" do last = last - 1 end -- a number is no field, but the place in one
+  return M.new { status = 422, code = "EINVAL", detail = problems, field = loc[last] }
 end
 
 ---What an error that no handler expected becomes. Its text stays in the log.
