@@ -116,7 +116,9 @@ describe("a data folder", function()
       assert(uv.fs_symlink(outside, folder .. "/way"))
       fixtures.write(folder .. "/in/x.json", '{"features": {}}')
       fixtures.write(outside .. "/x.json", '{"features": {"layer_3_feature_1": {}}}')
-      local child = uv.spawn(process.program, { args = { "-e", ([[
+      local child
+      local guard <close> = setmetatable({}, { __close = function() child:kill "sigkill" end })
+      child = uv.spawn(process.program, { args = { "-e", ([[
         local uv = require "luv"
         uv.chdir(%q)
         while true do
@@ -139,7 +141,6 @@ describe("a data folder", function()
           assert.is_true(status < 500 or body.code == "EIO", status .. json.encode(body)) -- gone under its feet
         end
       end
-      child:kill "sigkill"
       assert.is_true(seen[200] and (seen[404] or seen[403]) ~= nil)
       assert.same({ "x.json" }, fixtures.names(outside))
     end)

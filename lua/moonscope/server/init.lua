@@ -27,7 +27,8 @@ next wait: within one token. `at_once = true` marks a handler that never waits.
     request.workbench   :enter() -> use.model, use:sae(layer); the task becomes an answer, which loading
                         another model ends with a 503; 400, 429 and 503 are thrown
     request.jobs        :start(kind, title, fn) -> job; job:wait(), job:describe(): what outlives a request
-    request.paths       :file(path, field), :folder, :output: real paths below the --data folders
+    request.paths       :file(path, field), :folder, :output: real paths below the --data folders; ms.open, ms.save,
+                        json.read and reply.file look once more at what they open there, io.open does not
     request.app         :publish(kind, data) tells every WebSocket
 
 { "WS", "/ws", function(request, socket) ... end }: socket:receive() waits for a text, nil once closed;
