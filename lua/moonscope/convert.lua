@@ -280,7 +280,7 @@ end
 ---Makes the folder that was asked for; where that fails, opening the file in it says why.
 local function make_folder(folder)
   local uv = require "luv"
-  if not uv.fs_stat(folder) then uv.fs_mkdir(folder, tonumber("777", 8)) end
+  if not uv.fs_stat(folder) then core.make_folder(folder:match "^(.-)/*$") end
 end
 
 ---Writes both files from an open one; they appear together.

@@ -162,7 +162,19 @@ local function resume_due()
   end
 end
 
----Lets the other tasks run for `ms` milliseconds.
+---Calls fn after so many milliseconds; 0: in the next turn of the loop. A timer of 0 that a timer starts would run
+---in the same turn, and one after the other, before anything else is heard (libuv before 1.45).
+local function call_after(ms, fn)
+  local handle = ms > 0 and uv.new_timer() or uv.new_idle()
+  if ms > 0 then
+    handle:start(math.ceil(ms), 0, fn)
+  else
+    handle:start(fn)
+  end
+  return handle
+end
+
+---Lets the other tasks run for `ms` milliseconds; 0: for a turn.
 ---@param ms number
 function M.sleep(ms)
   local task = coroutine.running()
@@ -170,13 +182,11 @@ function M.sleep(ms)
   if not (type(ms) == "number" and ms >= 0 and ms < 2 ^ 53) then
     error(("loop.sleep: found %s, expected milliseconds from 0"):format(tostring(ms)), 2)
   end
-  local timer = uv.new_timer()
-  local guard <close> = closing(timer)
-  timer:start(math.ceil(ms), 0, function()
+  local guard <close> = closing(call_after(ms, function()
     if not sleeping[task] then return end -- canceled meanwhile
     sleeping[task] = nil
     resume(task)
-  end)
+  end))
   wait_in(sleeping, task, true)
 end
 

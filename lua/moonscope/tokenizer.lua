@@ -62,6 +62,7 @@ function M.load_tokenizer(name)
 end
 
 local ENCODE = options.names("bos", "special", "offsets")
+local LONG = 16 << 10 -- bytes: of a text that is encoded while others get their turn
 
 ---The ids of a text.
 ---@param text string  any bytes
@@ -71,6 +72,9 @@ local ENCODE = options.names("bos", "special", "offsets")
 ---@return [integer, integer][]? offsets  if wanted: text:sub(first, last) is what became the id
 function Tokenizer:encode(text, opts)
   opts = options.check("encode", opts, ENCODE)
+  if type(text) == "string" and #text > LONG and not opts.offsets then
+    return await(self:_encode_long(text, opts.bos, opts.special == false))
+  end
   return self:_encode(text, opts.bos, opts.special == false, opts.offsets)
 end
 
@@ -116,7 +120,7 @@ function Tokenizer:chat(messages, opts)
       if not id then error(("chat: format %s: the tokenizer has no %s"):format(format, piece.marker), 0) end
       ids[#ids + 1] = id
     else
-      local more = self:_encode(piece.text, false, true)
+      local more = self:encode(piece.text, { special = false })
       table.move(more, 1, #more, #ids + 1, ids)
     end
   end

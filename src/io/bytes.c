@@ -2,12 +2,12 @@
 #include "io/bytes.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "io/confine.h"
 #include "io/mapping.h"
 
 struct moon_bytes {
@@ -51,8 +51,6 @@ static moon_status map(moon_bytes **out, int fd, const char *path, moon_err *err
   struct stat stat;
   if (fstat(fd, &stat))
     return moon_fail_os(err, path);
-  if (!S_ISREG(stat.st_mode))
-    return moon_fail(err, MOON_EINVAL, "%s: not a regular file", path);
   size_t size = (size_t)stat.st_size;
   moon_status status = new_bytes(out, size, err);
   if (status == MOON_OK && size)
@@ -62,10 +60,11 @@ static moon_status map(moon_bytes **out, int fd, const char *path, moon_err *err
 
 moon_status moon_bytes_open(moon_bytes **out, const char *path, moon_err *err) {
   *out = NULL;
-  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY); /* a FIFO must not block */
-  if (fd < 0)
-    return moon_fail_os(err, path);
-  moon_status status = map(out, fd, path, err);
+  int fd;
+  moon_status status = moon_confine_open(&fd, path, err);
+  if (status != MOON_OK)
+    return status;
+  status = map(out, fd, path, err);
   close(fd);
   return status;
 }

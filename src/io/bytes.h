@@ -11,7 +11,7 @@ typedef struct moon_bytes moon_bytes;
  * unreadable path fails without blocking; the mapping touches no page. What is
  * read of a file that another program cuts off while it is mapped is zeros, and the task that reads
  * it fails (io/mapping.h); one that is replaced by rename stays as it was. MOON_ENOENT, MOON_EIO,
- * MOON_EINVAL (not a regular file). */
+ * MOON_EINVAL (not a regular file), MOON_EACCES (io/confine.h). */
 moon_status moon_bytes_open(moon_bytes **out, const char *path, moon_err *err);
 
 /* The same over a copy of memory, for parsers without a disk. */

@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "io/confine.h"
+
 #define WRITE_MAX     ((size_t)1 << 30) /* Linux writes no more than 2 GiB at once */
 #define WRITEBACK_MIN ((size_t)1 << 20)
 
@@ -31,12 +33,10 @@ static char *temporary_name(const char *path) {
   return name;
 }
 
-static moon_status check_target(const char *path, moon_err *err) {
-  struct stat target;
-  if (!path[folder_size(path)])
-    return moon_fail(err, MOON_EINVAL, "%s: not the name of a file", path);
-  if (stat(path, &target) == 0 && !S_ISREG(target.st_mode))
-    return moon_fail(err, MOON_EINVAL, "%s: there already, and not a regular file", path);
+static moon_status check_target(const moon_outfile *out, moon_err *err) {
+  struct stat found;
+  if (stat(out->target, &found) == 0 && !S_ISREG(found.st_mode))
+    return moon_fail(err, MOON_EINVAL, "%s: there already, and not a regular file", out->path);
   return MOON_OK;
 }
 
@@ -92,7 +92,7 @@ static bool lock_file(int fd) {
 static moon_status create_temporary(moon_outfile *out, moon_err *err) {
   for (;;) {
     free(out->temporary);
-    out->temporary = temporary_name(out->path);
+    out->temporary = temporary_name(out->target);
     if (!out->temporary)
       return moon_fail(err, MOON_ENOMEM, "no memory for a path");
     out->fd = open(out->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666);
@@ -111,14 +111,18 @@ static moon_status create_temporary(moon_outfile *out, moon_err *err) {
 }
 
 moon_status moon_outfile_create(moon_outfile *out, const char *path, moon_err *err) {
-  *out = (moon_outfile){.fd = -1, .lock_fd = -1};
-  moon_status status = check_target(path, err);
-  if (status != MOON_OK)
-    return status;
+  *out = (moon_outfile){.fd = -1, .lock_fd = -1, .folder_fd = -1};
+  if (!path[folder_size(path)])
+    return moon_fail(err, MOON_EINVAL, "%s: not the name of a file", path);
   out->path = strdup(path);
   if (!out->path)
     return moon_fail(err, MOON_ENOMEM, "no memory for a path");
-  remove_leftovers(path);
+  moon_status status = moon_confine_target(&out->target, &out->folder_fd, path, err);
+  if (status == MOON_OK)
+    status = check_target(out, err);
+  if (status != MOON_OK)
+    return status;
+  remove_leftovers(out->target);
   return create_temporary(out, err);
 }
 
@@ -165,28 +169,40 @@ static void release_lock(moon_outfile *out) {
   out->lock_fd = -1;
 }
 
-static moon_status sync_folder(const char *path, moon_err *err) {
-  size_t size = folder_size(path);
-  char *folder = size ? strndup(path, size) : strdup(".");
+static moon_status sync_folder(const moon_outfile *out, moon_err *err) {
+  size_t size = folder_size(out->target);
+  char *folder = size ? strndup(out->target, size) : strdup(".");
   if (!folder)
     return moon_fail(err, MOON_ENOMEM, "no memory for a path");
   int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  moon_status status = fd < 0 || fsync(fd) ? moon_fail_os(err, folder) : MOON_OK;
+  moon_status status = fd < 0 || fsync(fd) ? moon_fail_os(err, out->path) : MOON_OK;
   if (fd >= 0)
     close(fd);
   free(folder);
   return status;
 }
 
-moon_status moon_outfile_publish(moon_outfile *out, moon_err *err) {
+/* move: rename, or link. */
+static moon_status publish(moon_outfile *out, int (*move)(const char *, const char *),
+                           moon_err *err) {
   if (!out->sealed || !out->temporary)
     return moon_fail(err, MOON_EINVAL, "%s: not sealed, or published already", out->path);
-  if (rename(out->temporary, out->path))
+  if (move(out->temporary, out->target))
     return moon_fail_os(err, out->path);
+  if (move == link)
+    unlink(out->temporary);
   free(out->temporary);
   out->temporary = NULL;
   release_lock(out);
-  return sync_folder(out->path, err);
+  return sync_folder(out, err);
+}
+
+moon_status moon_outfile_publish(moon_outfile *out, moon_err *err) {
+  return publish(out, rename, err);
+}
+
+moon_status moon_outfile_publish_new(moon_outfile *out, moon_err *err) {
+  return publish(out, link, err);
 }
 
 void moon_outfile_close(moon_outfile *out) {
@@ -195,7 +211,10 @@ void moon_outfile_close(moon_outfile *out) {
   if (out->temporary)
     unlink(out->temporary);
   release_lock(out);
+  if (out->folder_fd >= 0)
+    close(out->folder_fd);
   free(out->temporary);
+  free(out->target);
   free(out->path);
-  *out = (moon_outfile){.fd = -1, .lock_fd = -1};
+  *out = (moon_outfile){.fd = -1, .lock_fd = -1, .folder_fd = -1};
 }

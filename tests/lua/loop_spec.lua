@@ -103,6 +103,24 @@ describe("loop.run", function()
     end, "^no bar$")
   end)
 
+  it("hears jobs while tasks sleep for nothing but turns", function()
+    local n_turns, over = 0, false
+    loop.run(function()
+      for _ = 1, 2 do
+        loop.spawn(function()
+          while not over do
+            n_turns = n_turns + 1
+            loop.sleep(0)
+          end
+        end)
+      end
+      local t = ms.randn { 200, 200 }
+      for _ = 1, 20 do t:matmul(t) end
+      over = true
+    end)
+    assert.is_true(n_turns > 2, n_turns)
+  end)
+
   it("does not run inside itself; sleep and spawn need it", function()
     assert.error_matches(function() loop.run(function() loop.run(print) end) end, "the loop runs already")
     assert.error_matches(function() loop.sleep(1) end, "loop.sleep: called outside of a task")

@@ -9,15 +9,11 @@ local uv = require "luv"
 
 local M = {
   summary = "Show the features that fire on each token of a prompt.",
-  options = {
-    "device", "precision", "context", "sae_dtype", "layer", "format", "activation", "input_scale",
-    "threads", "json", "quiet", "log_level",
-  },
+  options = arguments.OF_BOTH,
 }
 
 function M.configure(parser)
-  parser:option("--model", arguments.MODEL):count(1)
-  parser:option("--sae", arguments.SAE):count(1)
+  arguments.name_both(parser)
   parser:option("--prompt", "The text to look at."):count(1)
   parser:option("--top", "Features per token, the strongest first.", "5"):argname "K":convert(numbers.positive)
 end

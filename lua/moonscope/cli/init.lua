@@ -22,6 +22,15 @@ local function layer(text)
   return place and text, message
 end
 
+local function format(text)
+  local names = {}
+  for i, known in ipairs(require("moonscope.loader").formats) do
+    if known.name == text then return text end
+    names[i] = known.name
+  end
+  return nil, ("'%s' is no format, expected %s"):format(text, table.concat(names, ", "))
+end
+
 ---The options that mean the same wherever they occur. A command lists those that it reads.
 local common = {
   device = function(parser)
@@ -42,7 +51,8 @@ local common = {
     parser:option("--layer", "The layer that the SAE reads, from 0, or model.layers.N."):convert(layer):argname "N"
   end,
   format = function(parser)
-    parser:option("--format", "The format of the SAE's file, where it may be one of several."):argname "F"
+    parser:option("--format", "The format of the SAE's file, where it may be one of several."):convert(format)
+      :argname "F"
   end,
   activation = function(parser)
     parser:option("--activation", "The SAE's activation, where the file does not say: NAME or NAME:K."):argname "A"

@@ -92,6 +92,15 @@ function M:read(new, path)
   request.read(new, parameters)
 end
 
+---The whole goes to the log only.
+function M:hide_paths(new, refusal)
+  local detail = refusal.detail
+  local shown = type(detail) == "string" and self.paths:shown(detail) or detail
+  if shown == detail then return end
+  log.write("info", { { "id", new.id }, { "error", detail } })
+  refusal.detail = shown
+end
+
 ---The refusal for whatever a handler or a job threw; what it did not mean to throw is logged. A device that
 ---is lost is told to `on_lost(refusal)`, which the server sets.
 ---@param new moonscope.Request|moonscope.ServerJob
@@ -102,6 +111,7 @@ function M:refusal_of(new, message, where)
   local refusal = errors.of_thrown(message)
   if refusal then
     if refusal.code == "ELOST" then self.on_lost(refusal) end
+    self:hide_paths(new, refusal)
     return refusal
   end
   log.write("error", {
@@ -160,6 +170,7 @@ function M:close()
     pcall(job.wait, job)
   end
   self.workbench:close()
+  self.paths.close()
 end
 
 ---loop's own, for who has only the app

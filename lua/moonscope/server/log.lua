@@ -27,7 +27,7 @@ end
 ---One answered request.
 ---@param route string  as the table of routes names it, so nothing that a client made up
 function M.request(route, status, ns, n_bytes, id)
-  local level = status < 500 and "info" or status == 503 and "warn" or "error"
+  local level = (status < 500 or status == 501) and "info" or status == 503 and "warn" or "error"
   if RANK[level] > limit then return end
   local us = ns // 1000
   add(level, ('{"level":"%s","route":"%s","status":%d,"ms":%d.%03d,"bytes":%d,"id":"%s"}\n')

@@ -62,8 +62,8 @@ local function read_body(raw)
   if too_big then errors.refuse(413, "ETOOBIG", "the body is larger than the limit of 8 MiB") end
   check_content_type(raw, text)
   if text == "" then return {} end
-  local value, message = json.decode(text)
-  if value == nil then errors.refuse(400, "EFORMAT", "the body is no JSON: " .. json.text(message)) end
+  local value, message, code, field = json.decode(text)
+  if value == nil then errors.refuse(400, code, "the body is no JSON: " .. json.text(message), field) end
   if type(value) ~= "table" or #value > 0 then
     error(errors.invalid { { loc = { "body" }, type = "dict_type", msg = "Input should be a valid dictionary" } }, 0)
   end

@@ -2,6 +2,7 @@
 ---An app on the network: exchanges of the C half (src/host/httpd.h) become requests, and what handlers
 ---return goes out on them.
 local uv = require "luv"
+local core = require "moonscope.core"
 local json = require "moonscope.json"
 local loop = require "moonscope.loop"
 local errors = require "moonscope.server.errors"
@@ -70,9 +71,9 @@ local function respond_constant(self, new, status, answer)
 end
 
 local function respond_file(self, new, status, answer)
-  local fd, message = answer.fd, nil
-  if not fd then fd, message = uv.fs_open(answer.path, "r", 0) end
-  if not fd then errors.refuse(404, "ENOENT", json.text(message)) end
+  local fd, message, code = answer.fd, nil, nil
+  if not fd then fd, message, code = core.open_file(answer.path) end
+  if not fd then errors.refuse_failure(message, code) end
   local size = uv.fs_fstat(fd).size
   local headers = answer.filename and disposition(answer.filename) or NO_STORE
   if not new.raw:respond_file(status, answer.content_type, { fd, size }, headers) then uv.fs_close(fd) end
