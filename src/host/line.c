@@ -78,7 +78,7 @@ void host_line_show(const char *text) {
   completion = CC_REDISPLAY;
 }
 
-static unsigned char on_tab(EditLine *el, int key) {
+static unsigned char on_tab(EditLine *el, wint_t key) {
   (void)key;
   const LineInfo *line = el_line(el);
   int columns = 80;
@@ -116,7 +116,7 @@ bool host_line_open(host_line_completer complete, void *user) {
   el_set(editor, EL_EDITOR, "emacs");
   el_set(editor, EL_PROMPT, current_prompt);
   el_set(editor, EL_GETCFN, read_key);
-  el_set(editor, EL_ADDFN, "complete", "Offers what may stand here", on_tab);
+  el_wset(editor, EL_ADDFN, L"complete", L"Offers what may stand here", on_tab); /* el_set leaks */
   bind_keys();
   return true;
 }
