@@ -11,6 +11,7 @@ local readings = require "moonscope.doctor.readings"
 local tensor = require "moonscope.tensor"
 local weights = require "moonscope.doctor.weights"
 
+---@class moonscope.doctor
 local M = {}
 
 local WINDOW = 512      -- tokens that the model reads at once, behind a BOS of their own
@@ -242,14 +243,15 @@ end
 
 local OPTIONS = options.names("text", "tokens", "on_progress")
 
+---What the doctor reads.
 ---@class moonscope.doctor.Options
 ---@field text? string|string[]  each is read behind a BOS of its own; a short built-in text unless given
 ---@field tokens? integer  of it, at most; 8192 unless given
 ---@field on_progress? fun(done: integer, total: integer, unit: string)  "tokens", then "bytes" of the file
 
 ---The verdict on an autoencoder beside a model: right layer, right model, right activation, whole file?
----@param model userdata
----@param sae userdata  loaded with {model = model}
+---@param model moonscope.Llama
+---@param sae moonscope.Sae  loaded with {model = model}
 ---@param opts? moonscope.doctor.Options
 ---@return table? report  .verdict "ok", "warning" or "wrong"; .findings {level, about, message, remedy}; the
 ---measurements: .places {place, predicts, claimed, fvu, l0, mean_norm, tokens}, .scan (the same of all places, on a

@@ -7,8 +7,10 @@
 ---the keys 1..n is an array, one with string keys an object with sorted keys, and {} is {}.
 local cjson = require("cjson").new()
 
+---@class moonscope.json
 local M = {}
 
+---What null is in Lua: a value that is neither nil nor false.
 ---@type userdata
 M.null = cjson.null
 
@@ -74,6 +76,7 @@ local function tidy(value)
   return value
 end
 
+---The value of a JSON text.
 ---@param text string
 ---@return any value  json.null for null
 ---@return string? message
@@ -120,7 +123,7 @@ local ESCAPES = {
 local function escape(char) return ESCAPES[char] or ("\\u%04x"):format(char:byte()) end
 
 ---What is being written: `parts` of the text so far, `path` of keys and positions down to the value.
----@class Writer
+---@class moonscope.json.Writer
 ---@field parts string[]
 ---@field path (string|integer)[]
 ---@field indent integer?
@@ -240,7 +243,8 @@ function write(writer, value)
   writer.parts[#writer.parts + 1] = text
 end
 
----Throws, naming the place, for what JSON does not have: functions, NaN, bytes that are no UTF-8 ...
+---A value as JSON. Throws, naming the place, for what JSON does not have: functions, NaN, bytes that are
+---no UTF-8 ...
 ---@param value any
 ---@param opts {indent: integer?}?  spaces for each level, one entry a line; default: all in one line
 ---@return string

@@ -5,6 +5,7 @@ local uv = require "luv"
 local core = require "moonscope.core"
 local job = require "moonscope.job"
 
+---@class moonscope.loop
 local M = {}
 
 local TICK_MS = 100 -- between two looks at a job's progress
@@ -28,7 +29,9 @@ local function guarded(fn)
   end
 end
 
----For callbacks of luv.
+---A callback for luv whose error ends the loop, and is thrown by `run`, instead of the process.
+---@param fn function
+---@return function
 M.guarded = guarded
 
 ---Ctrl-C raises in `task` while it runs, and wakes the loop while none does. In a plain Lua, whose
@@ -117,13 +120,15 @@ local function start(tell, fn, arguments)
 end
 
 ---Starts a task beside the others; `run` returns when all are over.
----@param fn function  called with the further arguments
+---@param fn function
+---@param ... any  its arguments
 ---@return thread task
 function M.spawn(fn, ...) return start(nil, fn, table.pack(...)) end
 
 ---The same, but its error ends neither the loop nor the others: it is told to `tell`, outside of the task.
 ---@param tell fun(message: any, task: thread)  the task is dead; debug.traceback(task) shows where it failed
 ---@param fn function
+---@param ... any  its arguments
 ---@return thread task
 function M.attempt(tell, fn, ...) return start(tell, fn, table.pack(...)) end
 
@@ -216,6 +221,8 @@ end
 
 ---fn(...) as a task: the caller's own, else that of a loop that runs until it is over.
 ---@param fn function
+---@param ... any  its arguments
+---@return any ...  its results
 function M.within(fn, ...)
   if M.is_task() then return fn(...) end
   return M.run(fn, ...)
@@ -231,6 +238,8 @@ end
 ---Runs fn(...) as a task until it and everything that it spawned are over; returns its results. The
 ---first error of any task cancels the others and is thrown, as "interrupted" is on Ctrl-C.
 ---@param fn function
+---@param ... any  its arguments
+---@return any ...  its results
 function M.run(fn, ...)
   assert(not job.suspend, "loop.run: the loop runs already")
   local ended = uv.new_poll(core.queue_fd())
@@ -241,6 +250,7 @@ function M.run(fn, ...)
   job.suspend = suspend
   local results
   M.spawn(function(...) results = table.pack(fn(...)) end, ...)
+  resume_due() -- what the first task woke or canceled: uv would wait for something else
   while next(alive) and not failure do
     uv.run "once"
     resume_due()

@@ -9,6 +9,7 @@ local tokenizer = require "moonscope.tokenizer"
 require "moonscope.forward"
 require "moonscope.generate"
 
+---@class moonscope.model
 local M = {}
 
 local OPTIONS = options.names("device", "precision", "context")
@@ -17,7 +18,7 @@ local OPTIONS = options.names("device", "precision", "context")
 ---of the Hub, downloaded on first use. Weights stay in their dtype, in place in the mapped file.
 ---@param name string  a folder, "ns/name" or "ns/name@revision"
 ---@param opts {device: "auto"|"cpu"|nil, precision: "fast"|"exact"|nil, context: integer?}?
----@return userdata? model  with .config, .tokenizer (nil without a tokenizer.json), .path
+---@return moonscope.Llama? model  with .config, .tokenizer (nil without a tokenizer.json), .path
 ---@return string? message
 ---@return string? code
 function M.load_model(name, opts)

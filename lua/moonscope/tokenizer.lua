@@ -6,21 +6,11 @@ local chat = require "moonscope.chat"
 local json = require "moonscope.json"
 local options = require "moonscope.options"
 
+---@class moonscope.tokenizer
 local M = {}
 
 ---@class moonscope.Tokenizer
----@field token fun(self, id: integer): string  its bytes, which need not be whole characters
----@field id fun(self, bytes: string): integer?  of the token with exactly these bytes, special or not
----@field is_special fun(self, id: integer): boolean
----@field bos_id fun(self): integer?  the token that begins a text, where the file names one
----@field n_vocab fun(self): integer
----@field close fun(self)
 local Tokenizer = core.types.Tokenizer
-
----@class moonscope.Decoder
----@field feed fun(self, id: integer): string  the text that is complete by now, maybe ""
----@field finish fun(self): string  what is left: the start of a character that never came whole, or ""
----@field close fun(self)
 
 ---The chat template of a tokenizer_config.json; nil without the file or the template.
 ---@return string? template
@@ -105,8 +95,7 @@ local CHAT = options.names("format", "date", "add_generation_prompt")
 
 ---The ids of a conversation in the model's own chat format, with one BOS.
 ---@param messages {role: "system"|"user"|"assistant"|"tool"|"ipython", content: string}[]
----@param opts {format: string?, date: string?, add_generation_prompt: boolean?}?  format: instead of the one
----that the tokenizer's chat template tells; see moonscope.ChatOptions
+---@param opts? moonscope.ChatOptions  format: instead of the one that the tokenizer's chat template tells
 ---@return integer[] ids
 function Tokenizer:chat(messages, opts)
   opts = options.check("chat", opts, CHAT)

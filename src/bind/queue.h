@@ -54,6 +54,8 @@ bool moon_task_wait(moon_task *task, int timeout_ms);
 int moon_queue_fd(void);
 /* Tasks that are queued or running, those aside among them. */
 int moon_queue_length(void);
+/* Tasks that were made and are not freed yet, whoever holds them. */
+int64_t moon_task_live(void);
 /* Waits until nothing is queued or running. */
 void moon_queue_wait_idle(void);
 

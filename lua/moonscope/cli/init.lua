@@ -133,7 +133,7 @@ local function names()
 end
 
 local USAGE = [[
-usage: moonscope                     a prompt (or a script, from a pipe)
+usage: moonscope                     a prompt; from a pipe, a script
        moonscope FILE.lua [ARG...]   run a script; - reads it from standard input
        moonscope -e CODE [ARG...]    run a line of Lua, where ms is require "moonscope"
        moonscope COMMAND [ARG...]    run a command; its options: moonscope COMMAND --help
