@@ -24,7 +24,8 @@ enum {
   MAX_EVENTS = 64,
   MAX_ROUNDS = 64,                 /* of the daemon in one run: the loop has others to serve */
   MAX_IDLE_ROUNDS = 8,             /* of them without a call */
-  MEMORY_OF_CONNECTION = 32 << 10, /* libmicrohttpd's: bounds the headers */
+  MEMORY_OF_CONNECTION = 16 << 10, /* libmicrohttpd's: bounds the headers. It is zeroed for each
+                                      request, so all of it counts for idle connections, too */
 };
 
 static const uint64_t HEADER_NS = UINT64_C(10000000000), /* in all, from the first byte, however it
