@@ -39,7 +39,6 @@ Tests call handlers without a socket: app:call(method, target, body) (app.lua).
 local uv = require "luv"
 local arguments = require "moonscope.arguments"
 local loop = require "moonscope.loop"
-local log = require "moonscope.server.log"
 local App = require "moonscope.server.app"
 local server = require "moonscope.server.serving"
 
@@ -134,9 +133,7 @@ end
 ---@return true|integer|nil done  or an exit code that tells why it ended
 ---@return string? message
 function M.run(options)
-  local result = table.pack(loop.run(serve, options))
-  log.flush()
-  return table.unpack(result, 1, result.n)
+  return loop.run(serve, options)
 end
 
 return M
