@@ -25,3 +25,15 @@ os.remove(path)
 
 local missing, message = ms.open "examples/tiny/nothing.pth" -- failures are values, so `assert` turns them into errors
 print(missing, message)
+
+--[[ prints:
+format	pth
+decoder_linear.bias    bf16 [128]
+decoder_linear.weight  bf16 [128, 2048]
+encoder_linear.bias    bf16 [2048]
+encoder_linear.weight  bf16 [2048, 128]
+norm of column 1174: 1.000
+cosine with 797: 0.186
+saved	safetensors	f32	of feature 1174
+nil	examples/tiny/nothing.pth: No such file or directory
+]]

@@ -24,3 +24,13 @@ write("only in the prompt", { sae = sae, feature = RAIN, op = "add", value = 5.0
 local reply = write("only after the tenth token", { sae = sae, feature = HUNGER, op = "add", value = 3.85,
   when = function(_, step) return step > 10 end })
 print(("that edit acted at %d positions"):format(reply.edits[1].positions))
+
+--[[ prints:
+as it is: It was a snowy day. Mia shook the cold snow from her ears. Mia did not sleep all night. She felt tired. Mia walked very slowly
+add to a feature: It was a snowy day. Mia shook the cold snow from her ears. Mia did not eat all day. She felt hungry. Her stomach made a
+set it, also where it is silent: It was a rainy day. Mia had a wet coat. Mia did not sleep all night. She felt tired. Mia walked very slowly. Then Mia
+two at once: It was a rainy day. Mia had no food at all. She felt hungry. Her stomach made a loud noise. Then, a white owl,
+only in the prompt: It was a snowy day. Mia wore a warm scarf in the snow. Mia did not sleep all night. She felt tired. Mia walked very slowly
+only after the tenth token: It was a snowy day. Mia shook the cold snow from her ears. Mia did not eat all day. She felt hungry. Her stomach made a
+that edit acted at 19 positions
+]]

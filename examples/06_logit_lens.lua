@@ -26,3 +26,15 @@ for _, place in ipairs(places) do
   print(("%-18s %s"):format(place, likeliest((x / rms * norm):matmul(unembed))))
 end
 print(("%-18s %s"):format("the model itself", likeliest(last_row(out.logits))))
+
+--[[ prints:
+Mia did not eat all day. She felt ...
+model.embed_tokens  felt    1.000
+model.layers.0      felt    1.000
+model.layers.1      felt    0.998
+model.layers.2      felt    0.998
+model.layers.3      felt    0.774
+model.layers.4      hungry  0.966
+model.layers.5      hungry  0.996
+the model itself    hungry  0.996
+]]

@@ -39,3 +39,10 @@ for i = 1, math.min(#places, 6) do
   print(("%6.2f  text %d  %28s [%s]%s"):format(place.activation, place.text,
     decode(ids, math.max(2, at - 6), at - 1), decode(ids, at, at), decode(ids, at + 1, at + 4)))
 end
+
+--[[ prints:
+feature 458 fires at 3 places; the strongest:
+ 10.71  text 1               The red fox was [ hungry]. He looked for
+  8.02  text 6        slept. He did not feel [ hungry], he felt tired
+  6.44  text 3           rained all day. The [ hungry] bear ate six pies
+]]

@@ -23,3 +23,20 @@ end
 
 compare("The red fox was hungry.", "The white fox was hungry.")
 compare("The red fox was hungry.", "The red fox was tired.")
+
+--[[ prints:
+The red fox was hungry.  ->  The white fox was hungry.   cosine 0.871
+  less of 1174 by 1.031
+  less of 1056 by 0.225
+  less of  577 by 0.184
+  more of  797 by 1.014
+  more of 1756 by 0.275
+  more of   86 by 0.117
+The red fox was hungry.  ->  The red fox was tired.   cosine 0.618
+  less of  458 by 1.785
+  less of  432 by 0.205
+  less of 1689 by 0.166
+  more of  380 by 1.893
+  more of  580 by 0.088
+  more of  430 by 0.087
+]]

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: MIT
--- An experiment of one's own, with a plot: how likely does a feature make a word as it is turned up? Writes a page that needs nothing but a browser.
+-- An experiment of one's own, with a plot: how likely does a feature make a word as it is turned up? Writes a page
+-- that needs nothing but a browser.
 --   moonscope examples/09_experiment.lua [experiment.html]
 local ms = require "moonscope"
 local model = assert(ms.load_model("examples/tiny", { precision = "exact" }))
@@ -67,3 +68,20 @@ local file = assert(io.open(path, "w"))
 file:write(page:format(HUNGER, HUNGER, prompt, table.concat(line, " "), table.concat(marks, "\n")))
 file:close()
 print("the plot: " .. path)
+
+--[[ prints:
+add 0.0  p = 0.473
+add 0.5  p = 0.494
+add 1.0  p = 0.518
+add 1.5  p = 0.543
+add 2.0  p = 0.572
+add 2.5  p = 0.603
+add 3.0  p = 0.637
+add 3.5  p = 0.672
+add 4.0  p = 0.709
+add 4.5  p = 0.745
+add 5.0  p = 0.781
+add 5.5  p = 0.813
+add 6.0  p = 0.842
+the plot: experiment.html
+]]

@@ -2,12 +2,13 @@
 # Removes what the last `cmake --install` of a build wrote, and the folders that are empty then. The
 # build has noted it: install_manifest.txt, and the prefix in install_prefix.txt.
 #   cmake -D BUILD=build/release -P packaging/uninstall.cmake
-if(NOT EXISTS "${BUILD}/install_manifest.txt")
-  message(FATAL_ERROR "uninstall: ${BUILD}/install_manifest.txt: missing, so nothing was installed from there")
-endif()
+foreach(note install_manifest install_prefix)
+  if(NOT EXISTS "${BUILD}/${note}.txt")
+    message(FATAL_ERROR "uninstall: ${BUILD}/${note}.txt: missing, so nothing is installed from there")
+  endif()
+endforeach()
 file(STRINGS "${BUILD}/install_manifest.txt" files)
 file(READ "${BUILD}/install_prefix.txt" prefix)
-string(PREPEND prefix "$ENV{DESTDIR}")
 
 function(remove_empty_folders path)
   cmake_path(GET path PARENT_PATH folder)
@@ -22,7 +23,6 @@ function(remove_empty_folders path)
 endfunction()
 
 foreach(file IN LISTS files)
-  string(PREPEND file "$ENV{DESTDIR}")
   file(REMOVE "${file}")
   if(EXISTS "${file}" OR IS_SYMLINK "${file}")
     message(FATAL_ERROR "uninstall: ${file}: cannot be removed")
