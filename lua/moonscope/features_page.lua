@@ -36,7 +36,8 @@ end
 local function line_html(text)
   local html = {}
   for i, part in ipairs(visible.parts(text)) do
-    html[i] = (part.kind == "text" or part.kind == "space") and escape(part.text) or "<i class=ch>" .. part.text .. "</i>"
+    local as_is = part.kind == "text" or part.kind == "space"
+    html[i] = as_is and escape(part.text) or "<i class=ch>" .. part.text .. "</i>"
   end
   return table.concat(html)
 end
@@ -137,12 +138,15 @@ ul { list-style: none; margin: 0; padding: 0; }
 section + section { margin-top: 2rem; }
 button { font: inherit; color: inherit; border: 1px solid var(--line); border-radius: .4rem; cursor: pointer;
   background: var(--card); padding: .2rem .6rem; font-variant-numeric: tabular-nums; }
-.f { background: linear-gradient(var(--shade), var(--shade)), var(--card); } .f small { font-size: .85em; }
+.f { background: linear-gradient(var(--shade), var(--shade)), var(--card); }
+.f small { font-size: .85em; }
 button:hover, button[aria-pressed=true] { border-color: var(--ink); }
 button[aria-pressed=true] { box-shadow: inset 0 0 0 1px var(--ink); }
 #list button { position: relative; display: flex; justify-content: space-between; width: 100%; overflow: hidden; }
-#list span { position: relative; } #list .bar { position: absolute; inset: 0 auto 0 0; background: var(--heat); opacity: .85; }
-@media (max-width: 50rem) { .page { padding-top: 1.25rem; } .columns { grid-template-columns: minmax(0, 1fr); gap: 1.5rem; }
+#list span { position: relative; }
+#list .bar { position: absolute; inset: 0 auto 0 0; background: var(--heat); opacity: .85; }
+@media (max-width: 50rem) { .page { padding-top: 1.25rem; }
+  .columns { grid-template-columns: minmax(0, 1fr); gap: 1.5rem; }
   aside { top: auto; bottom: 0; min-height: 0; max-height: 46vh; overflow: auto; border-radius: .75rem .75rem 0 0;
     margin: 0 calc(-1 * clamp(1rem, 4vw, 3rem)); padding: .9rem 1rem; box-shadow: 0 -8px 24px #0002; } .keys { display: none; } }
 ]]
@@ -174,7 +178,7 @@ function shade() {
 
 function featureItem(feature, value, most) {
   const item = document.createElement("li"), button = document.createElement("button");
-  const bar = document.createElement("span"), name = document.createElement("span"), number = document.createElement("span");
+  const [bar, name, number] = [1, 2, 3].map(() => document.createElement("span"));
   button.dataset.feature = feature;
   button.setAttribute("aria-pressed", String(feature === picked));
   bar.className = "bar";
@@ -259,7 +263,8 @@ local PAGE = [[
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'nonce-@NONCE@'; script-src 'nonce-@NONCE@'; base-uri 'none'; form-action 'none'">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; style-src 'nonce-@NONCE@'; script-src 'nonce-@NONCE@'; base-uri 'none'; form-action 'none'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Features per token</title>
 <style nonce="@NONCE@">
@@ -279,7 +284,8 @@ local PAGE = [[
 <main>
 <section aria-label="Tokens"><p class=tokens id=tokens>@TOKENS@</p>
 <div class=legend><span class=ramp></span><span id=meaning>strongest feature of each token, 0 to @SCALE@</span>
-<span class=keys><kbd>←</kbd> <kbd>→</kbd> <kbd>↑</kbd> <kbd>↓</kbd> move, <kbd>Enter</kbd> holds, <kbd>Esc</kbd> lets go</span></div></section>
+<span class=keys><kbd>←</kbd> <kbd>→</kbd> <kbd>↑</kbd> <kbd>↓</kbd> move, <kbd>Enter</kbd> holds,
+<kbd>Esc</kbd> lets go</span></div></section>
 <section><h2>Strongest in this text (pick one to see where it fires)</h2><ul class=overview>@OVERVIEW@</ul></section>
 </main>
 <aside aria-live=polite aria-label="The token's features">

@@ -49,7 +49,8 @@ describe("the example", function()
   it("is listed in the README", function()
     local readme = fixtures.read "README.md"
     for _, name in ipairs(fixtures.names "examples") do
-      if name:find "%.lua$" then assert.truthy(readme:find("`" .. name, 1, true) or readme:find("/" .. name, 1, true), name) end
+      local listed = readme:find("[`/]" .. name:gsub("%p", "%%%0"))
+      if name:find "%.lua$" then assert.truthy(listed, name) end
     end
   end)
 end)
