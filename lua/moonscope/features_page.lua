@@ -114,7 +114,8 @@ dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
 .columns { display: grid; grid-template-columns: minmax(0, 1fr) 20rem; gap: 2.5rem; align-items: start; }
 .tokens { font: 1.12rem/2.1 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
 .t { display: inline-block; max-width: 100%; line-height: 1.5; padding: 0 .06em; margin-right: 1px;
-  border-radius: .22em; cursor: pointer; white-space: pre-wrap; unicode-bidi: isolate; box-shadow: inset 0 -1px var(--line); background: var(--shade); }
+  border-radius: .22em; cursor: pointer; white-space: pre-wrap; unicode-bidi: isolate;
+  box-shadow: inset 0 -1px var(--line); background: var(--shade); }
 .t:hover { box-shadow: inset 0 0 0 1px var(--ink); }
 .t[aria-pressed=true] { box-shadow: inset 0 0 0 2px var(--ink); }
 .t:focus-visible, button:focus-visible { outline: 3px solid var(--focus); outline-offset: 2px; }
@@ -148,7 +149,9 @@ button[aria-pressed=true] { box-shadow: inset 0 0 0 1px var(--ink); }
 @media (max-width: 50rem) { .page { padding-top: 1.25rem; }
   .columns { grid-template-columns: minmax(0, 1fr); gap: 1.5rem; }
   aside { top: auto; bottom: 0; min-height: 0; max-height: 46vh; overflow: auto; border-radius: .75rem .75rem 0 0;
-    margin: 0 calc(-1 * clamp(1rem, 4vw, 3rem)); padding: .9rem 1rem; box-shadow: 0 -8px 24px #0002; } .keys { display: none; } }
+    margin: 0 calc(-1 * clamp(1rem, 4vw, 3rem)); padding: .9rem 1rem;
+    box-shadow: 0 -8px 24px #0002; }
+  .keys { display: none; } }
 ]]
 
 local SCRIPT = [[
@@ -264,7 +267,8 @@ local PAGE = [[
 <head>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; style-src 'nonce-@NONCE@'; script-src 'nonce-@NONCE@'; base-uri 'none'; form-action 'none'">
+ content="default-src 'none'; style-src 'nonce-@NONCE@'; script-src 'nonce-@NONCE@'; base-uri 'none';
+ form-action 'none'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Features per token</title>
 <style nonce="@NONCE@">

@@ -32,8 +32,10 @@ local reply = model:generate("Once upon a time there was a small red fox named M
 assert(reply.text:find("She felt hungry", 1, true), reply.text)
 print(ms.version)
 LUA
+# Without the leak check: its tracer dies where lua5.4 has unmapped modules at its end. The program's tests have it.
 path="$tree/share/lua/5.4/?.lua;$tree/share/lua/5.4/?/init.lua;;"
 said=$(LUA_PATH=$path LUA_CPATH="$tree/lib/lua/5.4/?.so;;" LD_PRELOAD=$preload \
+  ASAN_OPTIONS=${ASAN_OPTIONS:-}:detect_leaks=0 \
   lua5.4 "$work/job.lua" "$tree" "$sources/examples/tiny")
 program=$("$tree/bin/moonscope" --version)
 [ "moonscope $said" = "$program" ] || { echo "FAILED: the module is $said, the program $program" >&2; exit 1; }
