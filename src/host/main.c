@@ -78,7 +78,7 @@ static void drop_relative_modules(lua_State *L) {
   lua_pop(L, 3);
 }
 
-/* EXECUTABLE/../share/moonscope/lua, in the build tree as well as where it is installed */
+/* EXECUTABLE/../share/lua/5.4, in the build tree as well as where it is installed */
 static void add_own_folder(lua_State *L) {
   char path[PATH_MAX];
   ssize_t size = readlink("/proc/self/exe", path, sizeof path - 1);
@@ -87,7 +87,7 @@ static void add_own_folder(lua_State *L) {
   path[size] = '\0';
   for (int i = 0; i < 2; i++) /* the name, then bin/ */
     *strrchr(path, '/') = '\0';
-  lua_pushfstring(L, "%s/share/moonscope/lua", path);
+  lua_pushfstring(L, "%s/share/lua/5.4", path);
   add_folder(L, lua_tostring(L, -1));
   lua_pop(L, 1);
 }

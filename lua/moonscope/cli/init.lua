@@ -76,8 +76,7 @@ local common = {
   end,
 }
 
-local function parser_of(name, command)
-  local parser = argparse("moonscope " .. name, command.summary)
+local function configured(parser, command)
   if command.configure then command.configure(parser) end
   for _, option in ipairs(command.options or {}) do
     common[option](parser)
@@ -132,6 +131,19 @@ local function names()
   return found
 end
 
+---All commands in one parser, which the manual and the completions of shells are made from.
+---@return table parser
+---@return {name: string, parser: table}[] commands
+function M.parser()
+  local parser, commands = argparse "moonscope", {}
+  parser:flag("--version", "Print the version.")
+  for i, name in ipairs(names()) do
+    local command = find(name)
+    commands[i] = { name = name, parser = configured(parser:command(name, command.summary), command) }
+  end
+  return parser, commands
+end
+
 local USAGE = [[
 usage: moonscope                     a prompt; from a pipe, a script
        moonscope FILE.lua [ARG...]   run a script; - reads it from standard input
@@ -174,7 +186,7 @@ function M.main(name, ...)
   if not command then
     return fail(name .. ": no such command or script (see moonscope --help)", EXIT_USAGE)
   end
-  local parser = parser_of(name, command)
+  local parser = configured(argparse("moonscope " .. name, command.summary), command)
   local parsed, args = parser:pparse(joined { ... })
   local wrong = not parsed and args:match "^[^\n]*" -- a guess at what was meant may follow
   if parsed and command.check then wrong = command.check(args) end
