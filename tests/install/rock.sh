@@ -10,7 +10,7 @@ trap 'rm -rf "$work"' EXIT
 
 # LuaRocks builds inside of the sources.
 mkdir "$work/sources"
-cp -r CMakeLists.txt src lua packaging rocks "$work/sources/"
+cp -r CMakeLists.txt src lua rocks "$work/sources/"
 cd "$work/sources"
 if [ -n "$sanitizers" ]; then
   export CFLAGS="-O1 -g -fsanitize=$sanitizers -fno-sanitize-recover=all" LDFLAGS="-fsanitize=$sanitizers"

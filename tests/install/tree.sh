@@ -46,9 +46,9 @@ grep -q '^#compdef moonscope' "$there/share/zsh/site-functions/_moonscope" || fa
 # What somebody else put there stays; the rest goes, folders too.
 mv "$there" "$prefix"
 echo other >"$prefix/share/man/man1/other.1"
-cmake -D BUILD="$build" -P "$sources/packaging/uninstall.cmake"
+cmake -D BUILD="$build" -P "$sources/rocks/uninstall.cmake"
 left=$(cd "$prefix" && find . -type f -o -type d -empty)
 [ "$left" = ./share/man/man1/other.1 ] || fail "uninstall leaves $left"
-! cmake -D BUILD="$build" -P "$sources/packaging/uninstall.cmake" 2>"$work/said" || fail "uninstall works twice"
+! cmake -D BUILD="$build" -P "$sources/rocks/uninstall.cmake" 2>"$work/said" || fail "uninstall works twice"
 grep -q "install_manifest.txt: missing" "$work/said" || fail "uninstall says $(cat "$work/said")"
 echo "installed, moved, removed"

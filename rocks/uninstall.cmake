@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 # Removes what the last `cmake --install` of a build wrote, and the folders that are empty then. The
 # build has noted it: install_manifest.txt, and the prefix in install_prefix.txt.
-#   cmake -D BUILD=build/release -P packaging/uninstall.cmake
+#   cmake -D BUILD=build/release -P rocks/uninstall.cmake
 foreach(note install_manifest install_prefix)
   if(NOT EXISTS "${BUILD}/${note}.txt")
     message(FATAL_ERROR "uninstall: ${BUILD}/${note}.txt: missing, so nothing is installed from there")

@@ -1,5 +1,5 @@
 -- SPDX-License-Identifier: MIT
--- Prints what is made from the commands' own options: moonscope packaging/manual.lua man|bash|zsh
+-- Prints what is made from the commands' own options: moonscope rocks/manual.lua man|bash|zsh
 --   man   moonscope.1: moonscope.1.in beside this file with its @...@ filled in
 local cli = require "moonscope.cli"
 

@@ -1,5 +1,5 @@
 -- SPDX-License-Identifier: MIT
--- Writes the API page: moonscope doc/page.lua FILE.html. One file that loads nothing, from the same annotations as
+-- Writes the API page: moonscope rocks/page.lua FILE.html. One file that loads nothing, from the same annotations as
 -- help() at the prompt.
 local annotations = require "moonscope.annotations"
 local ms = require "moonscope"
@@ -126,6 +126,6 @@ local function page()
   }, "\n")
 end
 
-local path = assert(arg[1], "usage: moonscope doc/page.lua FILE.html")
+local path = assert(arg[1], "usage: moonscope rocks/page.lua FILE.html")
 local file <close> = assert(io.open(path, "w"))
 assert(file:write(page()))
