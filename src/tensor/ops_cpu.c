@@ -8,7 +8,7 @@
 
 enum { N_SETS = 5 };
 
-/* Best first. */
+/* Best first; see prefer_f32. */
 static struct {
   const char *name;
   void (*add)(moon_ops *table);
@@ -35,11 +35,21 @@ static bool has_avx512(void) {
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 
+/* Intel's cores begin a VDPBF16PS every other cycle and two FMAs in each: half the rate of products
+ * in f32, which take bf16 as well. AMD's are twice as fast in bf16. */
+static void prefer_f32(void) {
+  __typeof__(sets[0]) bf16 = sets[0];
+  sets[0] = sets[1];
+  sets[1] = bf16;
+}
+
 static void init(void) {
   sets[0].here = has_avx512() && __builtin_cpu_supports("avx512bf16");
   sets[1].here = has_avx512();
   sets[2].here = has_avx2();
   sets[3].here = sets[4].here = true; /* the whole build needs x86-64-v2 */
+  if (__builtin_cpu_is("intel"))
+    prefer_f32();
   for (int i = 0; i < N_SETS; i++) {
     sets[i].table = moon_ops_reference;
     sets[i].table.name = sets[i].name;
