@@ -6,7 +6,7 @@
 #include <pthread.h>
 #include <string.h>
 
-enum { N_SETS = 5 };
+enum { N_SETS = 6 };
 
 /* Best first. */
 static struct {
@@ -15,6 +15,7 @@ static struct {
   moon_ops table;
   bool here;
 } sets[N_SETS] = {
+    {.name = "amx", .add = moon_ops_add_amx},
     {.name = "avx512bf16", .add = moon_ops_add_avx512bf16},
     {.name = "avx512", .add = moon_ops_add_avx512},
     {.name = "avx2", .add = moon_ops_add_avx2},
@@ -36,10 +37,11 @@ static bool has_avx512(void) {
 }
 
 static void init(void) {
-  sets[0].here = has_avx512() && __builtin_cpu_supports("avx512bf16");
-  sets[1].here = has_avx512();
-  sets[2].here = has_avx2();
-  sets[3].here = sets[4].here = true; /* the whole build needs x86-64-v2 */
+  sets[1].here = has_avx512() && __builtin_cpu_supports("avx512bf16");
+  sets[0].here = sets[1].here && moon_cpu_has_amx();
+  sets[2].here = has_avx512();
+  sets[3].here = has_avx2();
+  sets[4].here = sets[5].here = true; /* the whole build needs x86-64-v2 */
   for (int i = 0; i < N_SETS; i++) {
     sets[i].table = moon_ops_reference;
     sets[i].table.name = sets[i].name;

@@ -12,7 +12,7 @@
  * A panel of TILE_W weight rows stays in the first cache while a block of rows of x, which the
  * second one holds, passes it; each thread reads its part of the weights once per block.
  */
-#ifdef HAS_BF16_PRODUCTS
+#if defined HAS_BF16_PRODUCTS || defined HAS_TILES
 enum { BF16_PRODUCTS = 1 };
 #else /* never called */
 enum { BF16_PRODUCTS = 0 };
@@ -21,9 +21,13 @@ enum { BF16_PRODUCTS = 0 };
 enum {
   K_BLOCK = 1024, /* a tile's rows of x and w: 32 to 40 KiB */
   K_BLOCK_BF16 = 2048,
+#ifdef HAS_TILES
+  M_BLOCK = 192, /* rows of x: what has tiles has a second cache of 2 MiB */
+#else
   M_BLOCK = 120, /* rows of x, a multiple of every TILE_X: 480 KiB of a piece */
-  N_BLOCK = 96,  /* weight rows, a multiple of LANES and of every TILE_W */
-  MAX_SUMS = 24  /* outputs of a tile, a multiple of 4 */
+#endif
+  N_BLOCK = 96, /* weight rows, a multiple of LANES and of every TILE_W */
+  MAX_SUMS = 24 /* outputs of a tile, a multiple of 4 */
 };
 
 /* Sums of a block of one product. */
@@ -204,6 +208,10 @@ INLINE void put(float *out, const float *y, int64_t columns, bool add) {
     out[j] = add ? out[j] + y[j] : y[j];
 }
 
+#ifdef HAS_TILES
+#include "tensor/ops_cpu_tiles.h"
+#endif
+
 /* All of one call. x of each product: as it is or rounded. */
 typedef struct task {
   const moon_product *list;
@@ -216,9 +224,13 @@ static void one_block(sums *out, const task *t, int i, int64_t m, int64_t rows, 
                       int64_t columns) {
   const moon_product *p = &t->list[i];
   if (BF16_PRODUCTS && t->x[i].dtype == MOON_BF16) {
+#ifdef HAS_TILES
+    block_of_tiles(out, &t->x[i], &p->w, m, rows, n, columns);
+#else
     activations x = t->x[i];
     x.dtype = MOON_BF16;
     block(out, &x, MOON_BF16, &p->w, m, rows, n, columns);
+#endif
   } else {
     activations x = t->x[i];
     x.dtype = MOON_F32;
@@ -266,6 +278,7 @@ static void run_task(const task *t) {
   }
 }
 
+#ifndef HAS_TILES
 /* Elements [i, i + n) of a row into bf16, or f32 that is one. */
 INLINE void round_piece(void *out, int64_t at_element, const float *x, int64_t n) {
   int64_t i = 0;
@@ -295,6 +308,7 @@ static activations rounded(const float *x, int64_t M, int64_t K) {
   out.data = data;
   return out;
 }
+#endif
 
 static moon_status products(const moon_product *list, int n, const moon_tensor *x,
                             moon_epilogue epilogue, moon_arithmetic arithmetic, moon_err *err) {
