@@ -15,7 +15,7 @@
  * and the tile PANEL_X rows low. Fewer than PANEL_ROWS are not worth it: their tiles, TILE_X by
  * TILE_W, read the weights as they are.
  */
-#ifdef HAS_BF16_PRODUCTS
+#if defined HAS_BF16_PRODUCTS || defined HAS_TILES
 enum { BF16_PRODUCTS = 1 };
 #else /* never called */
 enum { BF16_PRODUCTS = 0 };
@@ -26,6 +26,7 @@ enum {
   K_BLOCK = 1024,  /* a panel of 8 weight rows: 32 KiB */
   K_BLOCK_BF16 = 2048,
   M_BLOCK = 128,   /* most rows of x: 512 KiB of a piece */
+  M_GROUP = 32,    /* a block begins at a multiple of it */
   PANEL_ROWS = 24, /* 16 rows took 56% of the FMA limit with a panel, 58% without; 32 took 69, 59 */
   N_BLOCK = 96,    /* weight rows, a multiple of LANES and of every TILE_W and PANEL_W */
   MAX_SUMS = 24,   /* outputs of a tile */
@@ -310,6 +311,10 @@ INLINE void put(float *out, const float *y, int64_t columns, bool add) {
     out[j] = add ? out[j] + y[j] : y[j];
 }
 
+#ifdef HAS_TILES
+#include "tensor/ops_cpu_tiles.h"
+#endif
+
 /* All of one call. x of each product: as it is or rounded. */
 typedef struct task {
   const moon_product *list;
@@ -322,9 +327,13 @@ static void one_block(sums *out, const task *t, int i, int64_t m, int64_t rows, 
                       int64_t columns) {
   const moon_product *p = &t->list[i];
   if (BF16_PRODUCTS && t->x[i].dtype == MOON_BF16) {
+#ifdef HAS_TILES
+    block_of_tiles(out, &t->x[i], &p->w, m, rows, n, columns);
+#else
     activations x = t->x[i];
     x.dtype = MOON_BF16;
     block(out, &x, MOON_BF16, &p->w, m, rows, n, columns);
+#endif
   } else {
     activations x = t->x[i];
     x.dtype = MOON_F32;
@@ -338,10 +347,12 @@ static void one_block(sums *out, const task *t, int i, int64_t m, int64_t rows, 
 static void run_rows(const task *t, int i, int64_t first, int64_t last) {
   sums y, up;
   const moon_tensor *out = &t->list[i].out;
-  int64_t M = out->shape[0], N = out->shape[1], n_blocks = (M + M_BLOCK - 1) / M_BLOCK;
+  int64_t M = out->shape[0], N = out->shape[1];
+  int64_t groups = (M + M_GROUP - 1) / M_GROUP, n_blocks = (M + M_BLOCK - 1) / M_BLOCK;
   for (int64_t b = 0; b < n_blocks; b++)
     for (int64_t n = first; n < last; n += N_BLOCK) {
-      int64_t m = M * b / n_blocks, rows = M * (b + 1) / n_blocks - m;
+      int64_t m = groups * b / n_blocks * M_GROUP, end = groups * (b + 1) / n_blocks * M_GROUP;
+      int64_t rows = (end < M ? end : M) - m;
       int64_t columns = last - n < N_BLOCK ? last - n : N_BLOCK;
       one_block(&y, t, i, m, rows, n, columns);
       if (t->epilogue == MOON_SWIGLU)
@@ -408,6 +419,14 @@ static activations in_pieces(const float *x, int64_t M, int64_t K, bool rounds) 
   return out;
 }
 
+#ifdef HAS_TILES
+static activations in_form(const float *x, int64_t M, int64_t K, bool rounds) {
+  return rounds ? in_tiles(x, M, K) : in_pieces(x, M, K, false);
+}
+#else
+#define in_form in_pieces
+#endif
+
 /* x as the products of one call take it: f32 and rounded, each if any wants it. */
 typedef struct forms {
   activations exact, rounded;
@@ -424,7 +443,7 @@ static moon_status prepare(task *t, forms *f, const moon_tensor *x, moon_arithme
     if (as_it_is)
       *form = (activations){moon_tensor_data(x), MOON_F32, M, K, K > 0 ? K : 1};
     else if (!form->data) {
-      *form = in_pieces(moon_tensor_data(x), M, K, rounds);
+      *form = in_form(moon_tensor_data(x), M, K, rounds);
       if (!(f->owned[rounds] = (void *)form->data))
         return moon_fail(err, MOON_ENOMEM, "linear: no memory for %lld activations",
                          (long long)(M * K));
