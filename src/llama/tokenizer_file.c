@@ -463,16 +463,13 @@ moon_status moon_tokenizer_parse(moon_tokenizer **out, const char *data, size_t 
 moon_status moon_tokenizer_load(moon_tokenizer **out, const char *path, moon_err *err) {
   *out = NULL;
   moon_bytes *file;
-  moon_status status = moon_bytes_open(&file, path, err);
+  moon_status status = moon_bytes_read(&file, path, err);
   if (status)
     return status;
   status =
       moon_tokenizer_parse(out, (const char *)moon_bytes_data(file), moon_bytes_size(file), err);
   if (status)
     moon_fail_in(err, status, path);
-  status = moon_bytes_check(file, status, err);
   moon_bytes_release(file);
-  if (status)
-    moon_tokenizer_release(*out), *out = NULL;
   return status;
 }
