@@ -29,6 +29,28 @@ local function read_template(path)
   return type(template) == "string" and template or nil
 end
 
+---@param tokenizer moonscope.Tokenizer?  of a job, with its message and code
+local function with_template(folder, tokenizer, message, code)
+  if not tokenizer then return nil, message, code end
+  local fields = core.fields(tokenizer)
+  fields.chat_template, message, code = read_template(folder .. "/tokenizer_config.json")
+  if message then
+    tokenizer:close()
+    return nil, message, code
+  end
+  return tokenizer
+end
+
+---Begins to load the tokenizer.json in a folder: what the function that it returns gives once called, as
+---load_tokenizer does. Beside it other work goes on.
+---@param folder string
+---@return userdata job  to be closed
+---@return fun(): moonscope.Tokenizer?, string?, string?
+function M.begin(folder)
+  local job = core.load_tokenizer(folder .. "/tokenizer.json")
+  return job, function() return with_template(folder, await(job)) end
+end
+
 ---Loads a tokenizer.json, and the chat template of a tokenizer_config.json beside it.
 ---@param name string  the file, a folder that holds it, or "ns/name" or "ns/name@revision" of the Hub, of which
 ---  these two files are downloaded on first use
@@ -40,15 +62,7 @@ function M.load_tokenizer(name)
   if not path then return nil, why, reason end
   local folder = path:match "^(.*)/[^/]*%.json$" or path:match "%.json$" and "." or path
   local file = path:match "%.json$" and path or folder .. "/tokenizer.json"
-  local tokenizer, message, code = await(core.load_tokenizer(file))
-  if not tokenizer then return nil, message, code end
-  local fields = core.fields(tokenizer)
-  fields.chat_template, message, code = read_template(folder .. "/tokenizer_config.json")
-  if message then
-    tokenizer:close()
-    return nil, message, code
-  end
-  return tokenizer
+  return with_template(folder, await(core.load_tokenizer(file)))
 end
 
 local ENCODE = options.names("bos", "special", "offsets")

@@ -98,14 +98,14 @@ static moon_task *next_task(void) {
 static moon_status run(moon_task *task) {
   if (atomic_load(&task->progress.canceled))
     return moon_fail(&task->err, MOON_ECANCELED, "canceled");
-  return moon_mapping_settle(task->run(task, &task->progress, &task->err), &task->err);
+  return task->run(task, &task->progress, &task->err);
 }
 
 static void *work(void *unused) {
   (void)unused;
   for (;;) {
     moon_task *task = next_task();
-    end(task, run(task));
+    end(task, moon_mapping_settle(run(task), &task->err));
   }
   return NULL;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-/* moonscope.Tokenizer and moonscope.Decoder. Only loading is a job: encoding reads no tensor data.
- */
+/* moonscope.Tokenizer and moonscope.Decoder. Only loading is a job, aside of the queue, so that it
+ * goes on while weights are loaded: nothing here reads tensor data. */
 #include "llama/tokenizer.h"
 
 #include <stdlib.h>
@@ -56,8 +56,8 @@ static void drop_load(moon_task *task) {
 
 /* core.load_tokenizer(path of a tokenizer.json) -> job -> Tokenizer */
 static int load_tokenizer(lua_State *L) {
-  static const l_job_kind kind = {"load_tokenizer", sizeof(load_task), run_load,
-                                  push_load,        drop_load,         .soft = true};
+  static const l_job_kind kind = {"load_tokenizer", sizeof(load_task), run_load,     push_load,
+                                  drop_load,        .soft = true,      .aside = true};
   const char *path = l_path_check(L, 1);
   load_task *t = l_job_new(L, &kind);
   t->path = strdup(path);

@@ -13,7 +13,7 @@
 
 #include "io/confine.h"
 
-#define WRITE_MAX     ((size_t)1 << 30) /* Linux writes no more than 2 GiB at once */
+#define PIECE         ((size_t)4 << 20) /* written at once; then the disk may begin with it */
 #define WRITEBACK_MIN ((size_t)1 << 20)
 
 /* Bytes of path up to and with its last '/'; 0 in the working directory. */
@@ -126,30 +126,35 @@ moon_status moon_outfile_create(moon_outfile *out, const char *path, moon_err *e
   return create_temporary(out, err);
 }
 
-/* Lets the disk begin with what was just written, so that the sync at the end is short. */
-static void start_writing(int fd, size_t size) {
-  off_t end = lseek(fd, 0, SEEK_CUR);
-  if (size >= WRITEBACK_MIN && end >= (off_t)size)
-    sync_file_range(fd, end - (off_t)size, (off_t)size,
-                    SYNC_FILE_RANGE_WRITE); /* a hint: may fail */
-}
-
-moon_status moon_outfile_append(moon_outfile *out, const void *data, size_t size, moon_err *err) {
-  const char *p = data;
-  size_t total = size;
-  while (size) {
-    ssize_t n = write(out->fd, p, size < WRITE_MAX ? size : WRITE_MAX);
+static moon_status write_piece(const moon_outfile *out, const char *data, size_t size, size_t at,
+                               moon_err *err) {
+  for (size_t done = 0; done < size;) {
+    ssize_t n = pwrite(out->fd, data + done, size - done, (off_t)(at + done));
     if (n < 0 && errno == EFAULT) /* data: pages of a mapping, which the kernel does not signal */
       return moon_fail(err, MOON_EIO, "%s: the file that it is copied from was cut off", out->path);
     if (n < 0 && errno != EINTR)
       return moon_fail_os(err, out->path);
-    if (n > 0) {
-      p += n;
-      size -= (size_t)n;
-    }
+    done += n > 0 ? (size_t)n : 0;
   }
-  start_writing(out->fd, total);
+  if (size >= WRITEBACK_MIN) /* so that the sync at the end is short; a hint: may fail */
+    sync_file_range(out->fd, (off_t)at, (off_t)size, SYNC_FILE_RANGE_WRITE);
   return MOON_OK;
+}
+
+moon_status moon_outfile_write(const moon_outfile *out, const void *data, size_t size, size_t at,
+                               moon_err *err) {
+  moon_status status = MOON_OK;
+  for (size_t done = 0; done < size && status == MOON_OK; done += PIECE)
+    status = write_piece(out, (const char *)data + done, size - done < PIECE ? size - done : PIECE,
+                         at + done, err);
+  return status;
+}
+
+moon_status moon_outfile_append(moon_outfile *out, const void *data, size_t size, moon_err *err) {
+  moon_status status = moon_outfile_write(out, data, size, out->size, err);
+  if (status == MOON_OK)
+    out->size += size;
+  return status;
 }
 
 moon_status moon_outfile_seal(moon_outfile *out, moon_err *err) {
