@@ -121,7 +121,8 @@ static moon_status append(moon_writer *writer, const void *data, size_t size, mo
   moon_status status = MOON_OK;
   for (size_t done = 0; done < size && status == MOON_OK; done += PIECE) {
     size_t n = size - done < PIECE ? size - done : PIECE;
-    moon_digest_add(writer->digest, (const uint8_t *)data + done, n);
+    if (writer->digest)
+      moon_digest_add(writer->digest, (const uint8_t *)data + done, n);
     status = moon_outfile_append(&writer->file, (const uint8_t *)data + done, n, err);
   }
   return status;
@@ -233,6 +234,11 @@ size_t moon_writer_size(const moon_writer *writer) {
   return writer->size;
 }
 
+void moon_writer_leave_out_digest(moon_writer *writer) {
+  moon_digest_release(writer->digest);
+  writer->digest = NULL;
+}
+
 moon_status moon_writer_append(moon_writer *writer, const void *data, size_t size, moon_err *err) {
   if (size > writer->data_left || writer->file.fd < 0)
     return moon_fail(err, MOON_EINVAL, "%s: %zu bytes more than its header says", writer->file.path,
@@ -247,6 +253,9 @@ moon_status moon_writer_seal(moon_writer *writer, char sha256[MOON_SHA256_TEXT],
   if (writer->data_left || writer->file.fd < 0)
     return moon_fail(err, MOON_EINVAL, "%s: %zu bytes are missing, or it is sealed already",
                      writer->file.path, writer->data_left);
+  if (!writer->digest)
+    return moon_fail(err, MOON_EINVAL, "%s: written without its sha256, which sealing gives",
+                     writer->file.path);
   moon_status status = moon_digest_text(writer->digest, sha256, err);
   return status == MOON_OK ? moon_outfile_seal(&writer->file, err) : status;
 }
