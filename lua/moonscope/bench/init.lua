@@ -24,20 +24,20 @@ local LARGE = 1 << 30
 ---@field n_rounds integer
 ---@field limits table  of moonscope.bench.limits
 ---@field folder string
----@field private peers table<string, fun(): number>
+---@field private peers table<string, fun(): number>?
 local Bench = {}
 Bench.__index = Bench
 
 ---@param opts {shape: string, layers: integer?, precision: string, rounds: integer,
 ---  on_line: fun(line: moonscope.bench.Line), peers: table<string, fun(): number>?}
----  peers: by the work that they do as well, in its unit
+---  peers: others that do a work as well, by its name and in its unit; with them, no other work is measured
 ---@return moonscope.bench.Bench  to be closed
 function M.new(opts)
   local folder = assert(uv.fs_mkdtemp((os.getenv "TMPDIR" or "/tmp") .. "/moonscope-bench-XXXXXX"))
   return setmetatable({
     shape = shapes.shape(opts.shape, opts.layers), precision = opts.precision, n_rounds = opts.rounds,
     limits = limits.new(MEMORY[opts.shape] or LARGE), folder = folder, report_line = opts.on_line,
-    peers = opts.peers or {},
+    peers = opts.peers,
   }, Bench)
 end
 
@@ -47,7 +47,8 @@ function Bench:run(kind) require("moonscope.bench." .. kind)(self) end
 
 ---@param case moonscope.bench.Case
 function Bench:measure(case)
-  self:report(measure.rounds(case, self.n_rounds, self.peers[case.work]))
+  local peer = self.peers and self.peers[case.work]
+  if peer or not self.peers then self:report(measure.rounds(case, self.n_rounds, peer)) end
 end
 
 ---@param line moonscope.bench.Line

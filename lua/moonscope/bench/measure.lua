@@ -9,7 +9,8 @@ local LEAST_SECONDS = 0.05 -- a shorter call is repeated
 ---@param body function
 ---@return number seconds  of one call
 function M.seconds(body)
-  local n, start, elapsed = 0, uv.hrtime(), nil
+  local n, start = 0, uv.hrtime()
+  local elapsed
   repeat
     body()
     n, elapsed = n + 1, (uv.hrtime() - start) / 1e9
