@@ -75,6 +75,12 @@ describe("moonscope bench", function()
     assert.truthy(result.out:find "\nprefill of 64 tokens, fast +%d", result.out)
   end)
 
+  it("says which program a kind needs", function()
+    local environment = { PATH = folder, TMPDIR = folder }
+    local result = process.moonscope({ "bench", "http", "--shape", "tiny" }, { env = environment })
+    assert.same({ 1, "moonscope: bench: http needs wrk, which is not installed\n" }, { result.code, result.err })
+  end)
+
   it("refuses what it does not know", function()
     for _, case in ipairs {
       { {}, "missing argument 'kind'" },

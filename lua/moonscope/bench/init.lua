@@ -3,6 +3,7 @@
 ---tests/bench compares with other programs. Each kind is lua/moonscope/bench/KIND.lua, a function of a
 ---Bench; models and files are made once, with random weights, in a temporary folder.
 local uv = require "luv"
+local process = require "moonscope.bench.process"
 local random = require "moonscope.bench.random"
 local limits = require "moonscope.bench.limits"
 local measure = require "moonscope.bench.measure"
@@ -14,6 +15,9 @@ local M = {}
 
 ---The kinds, in the order of `all`.
 M.KINDS = { "decode", "prefill", "growth", "sae", "load", "convert", "http" }
+
+---Programs that a kind needs.
+M.NEEDS = { http = "wrk" }
 
 local MEMORY = { tiny = 64 << 20 } -- what is read for the read bandwidth; a tiny model fits into the caches, too
 local LARGE = 1 << 30
@@ -43,7 +47,13 @@ end
 
 ---Runs a kind.
 ---@param kind string  of KINDS
-function Bench:run(kind) require("moonscope.bench." .. kind)(self) end
+function Bench:run(kind)
+  local needed = M.NEEDS[kind]
+  if needed and not process.find(needed) then
+    error(("bench: %s needs %s, which is not installed"):format(kind, needed), 0)
+  end
+  require("moonscope.bench." .. kind)(self)
+end
 
 ---@param case moonscope.bench.Case
 function Bench:measure(case)

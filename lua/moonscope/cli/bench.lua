@@ -3,6 +3,7 @@ local bench = require "moonscope.bench"
 local core = require "moonscope.core"
 local json = require "moonscope.json"
 local numbers = require "moonscope.numbers"
+local process = require "moonscope.bench.process"
 local shapes = require "moonscope.bench.shapes"
 
 local M = {
@@ -22,12 +23,18 @@ function M.configure(parser)
     :argname "N"
 end
 
----The kinds that were asked for, each once.
+---The kinds that were asked for, each once; `all` leaves out what needs a program that is not there.
 local function kinds_of(args)
   local wanted, list = {}, {}
   for _, kind in ipairs(args.kind) do wanted[kind] = true end
   for _, kind in ipairs(bench.KINDS) do
-    if wanted[kind] or wanted[ALL] then list[#list + 1] = kind end
+    local needed = bench.NEEDS[kind]
+    local missing = needed and not process.find(needed)
+    if missing and wanted[ALL] and not wanted[kind] then
+      io.stderr:write(("moonscope: warning: %s: left out, it needs %s, which is not installed\n"):format(kind, needed))
+    elseif wanted[kind] or wanted[ALL] then
+      list[#list + 1] = kind
+    end
   end
   return list
 end
