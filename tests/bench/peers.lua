@@ -2,7 +2,8 @@
 ---moonscope beside other programs that do the same work, in turns in one run:
 ---
 ---  build/release/bin/moonscope tests/bench/peers.lua llama [options]     LLAMA_BENCH=llama.cpp's llama-bench
----  build/release/bin/moonscope tests/bench/peers.lua torch [options]     PYTHON=one with torch (/usr/bin/python3)
+---  build/release/bin/moonscope tests/bench/peers.lua torch [options]     PYTHON=one with torch (/usr/bin/python3);
+---                                                                       Debian's also needs libopenblas0 to be fast
 ---  build/release/bin/moonscope tests/bench/peers.lua onednn [options]    built where libdnnl-dev is
 ---
 ---llama: decode and prefill, fast, of a model of the same shape, bf16. torch: an SAE's encode (dense; here with the
@@ -30,6 +31,9 @@ if opts.threads then ms.set_threads(opts.threads) end
 local shape, n_threads = shapes.shape(opts.shape, opts.layers), core.threads()
 
 local closing = {} -- what is to be closed at the end
+local guard <close> = setmetatable({}, { __close = function()
+  for _, close in ipairs(closing) do close() end
+end })
 
 ---A program that answers each line with a number.
 local function ask_of(program, arguments)
@@ -60,7 +64,7 @@ end
 
 local function llama()
   local program = os.getenv "LLAMA_BENCH" or error("llama: LLAMA_BENCH names no llama-bench", 0)
-  local path = os.tmpname()
+  local path = ("%s/moonscope-peers-%d.gguf"):format(os.getenv "TMPDIR" or "/tmp", uv.os_getpid())
   closing[#closing + 1] = function() os.remove(path) end
   require "random_gguf"(path, shape)
   local function rate(prompt, generated)
@@ -118,11 +122,8 @@ local peers, kinds, precision = ({ llama = llama, torch = torch, onednn = onednn
 print(("%s, %d threads; %s, %d layers; medians of %d rounds"):format(core.instruction_set(), n_threads, opts.shape,
   shape.n_layers, opts.rounds))
 print(FORMAT:format("work", "moonscope", "", "limit", "share", "of", opts.peer, "times"))
-do
-  local run <close> = bench.new {
-    shape = opts.shape, layers = opts.layers, precision = precision, rounds = opts.rounds, on_line = print_line,
-    peers = peers,
-  }
-  for _, kind in ipairs(kinds) do run:run(kind) end
-end
-for _, close in ipairs(closing) do close() end
+local run <close> = bench.new {
+  shape = opts.shape, layers = opts.layers, precision = precision, rounds = opts.rounds, on_line = print_line,
+  peers = peers,
+}
+for _, kind in ipairs(kinds) do run:run(kind) end
