@@ -14,6 +14,8 @@ end
 local function walk(bench, rows)
   local s, limits = bench.shape, bench.limits
   local session <close> = bench:model():session()
+  session:step(1) -- the weights are mapped before anything counts
+  session:rewind(1)
   local elapsed, done = 0, 0
   for i, context in ipairs(s.contexts) do
     local ids = bench:prompt(context - done)
