@@ -42,7 +42,7 @@ clang-tidy-14     what the compiler does not see
 patchelf          the bundle for machines with a GPU
 valgrind          memory checks of a smoke set
 curl              a client of the server
-wrk               how fast the server is (bench/http.sh)
+wrk               how fast the server is (moonscope bench http)
 systemd           checks the service's unit
 strace            which files are opened, which system calls made
 LIST

@@ -76,6 +76,7 @@ void l_open_sae(lua_State *L);
 void l_open_files(lua_State *L);
 void l_open_lock(lua_State *L);
 void l_open_download(lua_State *L);
+void l_open_limits(lua_State *L);
 
 /* The C half of `require "moonscope"`; lua/moonscope/init.lua is the other. */
 int luaopen_moonscope_core(lua_State *L);

@@ -129,5 +129,6 @@ int luaopen_moonscope_core(lua_State *L) {
   l_open_files(L);
   l_open_lock(L);
   l_open_download(L);
+  l_open_limits(L);
   return 1;
 }

@@ -159,6 +159,12 @@ static int writer_size(lua_State *L) {
   return 1;
 }
 
+/* writer:_leave_out_digest(): for measurements; it cannot be sealed then */
+static int writer_leave_out_digest(lua_State *L) {
+  moon_writer_leave_out_digest(check(L)->writer);
+  return 0;
+}
+
 /* ---- copying a checkpoint's bytes ---- */
 
 typedef struct copy_task {
@@ -443,10 +449,15 @@ static int writer_publish(lua_State *L) {
   return l_job_start(L, t);
 }
 
-static const luaL_Reg methods[] = {{"order", writer_order}, {"size", writer_size},
-                                   {"_copy", writer_copy},  {"_write", writer_write},
-                                   {"_seal", writer_seal},  {"_publish", writer_publish},
-                                   {"close", writer_close}, {NULL, NULL}};
+static const luaL_Reg methods[] = {{"order", writer_order},
+                                   {"size", writer_size},
+                                   {"_copy", writer_copy},
+                                   {"_write", writer_write},
+                                   {"_seal", writer_seal},
+                                   {"_publish", writer_publish},
+                                   {"_leave_out_digest", writer_leave_out_digest},
+                                   {"close", writer_close},
+                                   {NULL, NULL}};
 
 static const luaL_Reg metamethods[] = {
     {"__gc", writer_close}, {"__close", writer_close}, {NULL, NULL}};

@@ -33,6 +33,13 @@ int host_limit_turns(lua_State *L);
  */
 int host_notify(lua_State *L);
 
+/*
+ * A Lua function: serve_bare() answers each request with the text of /health, in C, and prints its
+ * port; it does not return. The least that libmicrohttpd can do in the mode that the server uses,
+ * which `moonscope bench http` states the server's figures beside.
+ */
+int host_serve_bare(lua_State *L);
+
 /* The signal that ended the last call; 0: none did. */
 int host_interrupted(void);
 

@@ -33,11 +33,10 @@ static int set_log_level(lua_State *L) {
 
 /* require "moonscope.host": what only the program has */
 static int open_host(lua_State *L) {
-  static const luaL_Reg functions[] = {{"set_log_level", set_log_level},
-                                       {"interrupt_to", host_interrupt_to},
-                                       {"limit_turns", host_limit_turns},
-                                       {"notify", host_notify},
-                                       {NULL, NULL}};
+  static const luaL_Reg functions[] = {
+      {"set_log_level", set_log_level},  {"interrupt_to", host_interrupt_to},
+      {"limit_turns", host_limit_turns}, {"notify", host_notify},
+      {"serve_bare", host_serve_bare},   {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;
 }

@@ -229,6 +229,11 @@ size_t moon_writer_size(const moon_writer *writer) {
   return writer->size;
 }
 
+void moon_writer_leave_out_digest(moon_writer *writer) {
+  moon_digest_release(writer->digest);
+  writer->digest = NULL;
+}
+
 moon_status moon_writer_take(moon_writer *writer, size_t size, size_t *at, moon_err *err) {
   if (size > writer->data_left || writer->file.fd < 0)
     return moon_fail(err, MOON_EINVAL, "%s: %zu bytes more than its header says", writer->file.path,
@@ -240,7 +245,8 @@ moon_status moon_writer_take(moon_writer *writer, size_t size, size_t *at, moon_
 }
 
 void moon_writer_hash(moon_writer *writer, const void *data, size_t size) {
-  moon_digest_add(writer->digest, data, size);
+  if (writer->digest)
+    moon_digest_add(writer->digest, data, size);
 }
 
 moon_status moon_writer_write(moon_writer *writer, const void *data, size_t size, size_t at,
@@ -268,6 +274,9 @@ moon_status moon_writer_seal(moon_writer *writer, char sha256[MOON_SHA256_TEXT],
   if (missing || writer->file.fd < 0)
     return moon_fail(err, MOON_EINVAL, "%s: %zu bytes are missing, or it is sealed already",
                      writer->file.path, missing);
+  if (!writer->digest)
+    return moon_fail(err, MOON_EINVAL, "%s: written without its sha256, which sealing gives",
+                     writer->file.path);
   moon_status status = moon_digest_text(writer->digest, sha256, err);
   return status == MOON_OK ? moon_outfile_seal(&writer->file, err) : status;
 }

@@ -36,6 +36,10 @@ void moon_writer_release(
 const size_t *moon_writer_order(const moon_writer *writer);
 size_t moon_writer_size(const moon_writer *writer); /* of the whole file in bytes */
 
+/* From now on nothing is hashed: to measure the writing alone, of a file that is not to be sealed.
+ */
+void moon_writer_leave_out_digest(moon_writer *writer);
+
 /* Appends size bytes of the data, in the order of the file, in pieces of any size. MOON_EINVAL past
  * the end. */
 moon_status moon_writer_append(moon_writer *writer, const void *data, size_t size, moon_err *err);

@@ -132,6 +132,12 @@ struct moon_ops {
                           const moon_tensor *mask, moon_err *err);
   moon_status (*axpy_rows)(const moon_tensor *x, const moon_tensor *coefficients,
                            const moon_tensor *rows, const moon_tensor *w, moon_err *err);
+
+  /* Limits (limits.h): reads n floats, at n_streams places at once; makes n_steps times some
+   * operations of an arithmetic's innermost instruction on each thread and returns how many. The
+   * CPU's only. */
+  void (*read_all)(const float *data, int64_t n, int n_streams);
+  double (*multiply)(moon_arithmetic arithmetic, int64_t n_steps);
 };
 
 /* Waits until everything enqueued on the device is done and reports the first fault. MOON_ELOST: no

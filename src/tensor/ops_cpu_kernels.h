@@ -277,6 +277,8 @@ static moon_status copy(const moon_tensor *out, const moon_tensor *a, moon_err *
   return MOON_OK;
 }
 
+#include "tensor/ops_cpu_limits.h"
+
 static void add_kernels(moon_ops *table) {
   table->copy = copy;
   table->products = products;
@@ -289,4 +291,6 @@ static void add_kernels(moon_ops *table) {
   table->sae_compact = sae_compact;
   table->sae_decode = sae_decode;
   table->axpy_rows = axpy_rows;
+  table->read_all = read_all;
+  table->multiply = multiply;
 }

@@ -593,6 +593,21 @@ static moon_status axpy_rows(const moon_tensor *x, const moon_tensor *coefficien
   return MOON_OK;
 }
 
+enum { LANES = 1 };
+typedef float vec;
+
+static float vec_zero(void) {
+  return 0;
+}
+static float vec_load(const float *p) {
+  return *p;
+}
+static float vec_mul_add(float a, float b, float c) {
+  return a * b + c;
+}
+
+#include "tensor/ops_cpu_limits.h"
+
 const moon_ops moon_ops_reference = {
     .name = "reference",
     .alloc = cpu_alloc,
@@ -620,4 +635,6 @@ const moon_ops moon_ops_reference = {
     .sae_decode = sae_decode,
     .sae_edit = sae_edit,
     .axpy_rows = axpy_rows,
+    .read_all = read_all,
+    .multiply = multiply,
 };

@@ -37,8 +37,7 @@ local function write_sae(folder)
 end
 
 local function write_model(folder)
-  assert(os.execute(("%s tests/bench/random_model.lua 1b %s"):format(uv.exepath(), folder)))
-  assert(uv.fs_copyfile("examples/tiny/tokenizer.json", folder .. "/tokenizer.json"))
+  require("moonscope.bench.random").model(folder, require("moonscope.bench.shapes").shape "1b")
 end
 
 local function pause()

@@ -2,7 +2,7 @@
 -- Speed on a device, as shares of what it can do at best:
 --   moonscope tests/gpu/bench.lua --device cuda --shape 8b --folder MODEL [--rates FILE] [--torch FILE]
 --   moonscope tests/gpu/bench.lua --device cpu --shape tiny
--- MODEL is what tests/bench/random_model.lua wrote. FILE: what `rates DEVICE` or torch_peer.py printed;
+-- MODEL is what moonscope.bench.random wrote. FILE: what `rates DEVICE` or torch_peer.py printed;
 -- without rates there are no shares. The random SAE is written into MODEL (for tiny: a folder of its own).
 local argparse = require "argparse"
 local json = require "moonscope.json"

@@ -159,8 +159,9 @@ if [ "$shape" = tiny ]; then
 elif folder=$(roomy_folder); then
   folder=$(mktemp -d "$folder/moonscope-XXXXXX")
   trap 'rm -rf "$folder"' EXIT
-  step "random weights" 120 ./moonscope tests/bench/random_model.lua "$shape" "$folder" &&
-    step "benchmarks" 180 "${bench[@]}" --shape "$shape" --folder "$folder"
+  write='require("moonscope.bench.random").model(arg[2], require("moonscope.bench.shapes").shape(arg[1]))'
+  step "random weights" 120 ./moonscope -e "$write" "$shape" "$folder/model" &&
+    step "benchmarks" 180 "${bench[@]}" --shape "$shape" --folder "$folder/model"
 else
   note skipped "benchmarks" "no folder with 18 GB of room"
 fi

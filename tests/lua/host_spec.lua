@@ -99,7 +99,7 @@ describe("moonscope -e and -", function()
   end)
 
   it("starts at once: in less than 200 ms", function()
-    local result = process.moonscope { "-e", "print(1)" } -- tests/bench/startup.lua has the figure; this is ten times wider
+    local result = process.moonscope { "-e", "print(1)" } -- `moonscope bench load` has the figure; this is ten times wider
     assert.equal("1\n", result.out)
     assert.is_true(result.ms < 200)
   end)

@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: MIT
-/*
- * The least that libmicrohttpd can do: one handler in C, in the external epoll mode that moonscope
- * uses, with the answer of /health. What tests/bench/http.sh measures the server against. Prints
- * its port.
- */
 #include <microhttpd.h>
 #include <stdio.h>
-#include <string.h>
 #include <sys/epoll.h>
+#include <unistd.h>
+
+#include "host/host.h"
 
 static enum MHD_Result answer(void *user, struct MHD_Connection *connection, const char *path,
                               const char *method, const char *version, const char *data,
@@ -26,22 +23,32 @@ static enum MHD_Result answer(void *user, struct MHD_Connection *connection, con
   return result;
 }
 
-int main(void) {
-  struct MHD_Daemon *daemon = MHD_start_daemon(MHD_USE_EPOLL, 0, NULL, NULL, answer, NULL,
-                                               MHD_OPTION_CONNECTION_LIMIT, 4096U, MHD_OPTION_END);
-  if (!daemon)
-    return fputs("http_bare: cannot listen\n", stderr), 1;
-  printf("%d\n", MHD_get_daemon_info(daemon, MHD_DAEMON_INFO_BIND_PORT)->port);
-  fflush(stdout);
-  int fd = MHD_get_daemon_info(daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd,
-      outer = epoll_create1(0);
+/* Until a signal comes, for which a wait here ends after a second at the latest. */
+static void serve(struct MHD_Daemon *daemon, int outer) {
   struct epoll_event event = {.events = EPOLLIN};
-  epoll_ctl(outer, EPOLL_CTL_ADD, fd, &event);
-  for (;;) {
+  int inner = MHD_get_daemon_info(daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
+  epoll_ctl(outer, EPOLL_CTL_ADD, inner, &event);
+  while (!host_interrupted()) {
     MHD_UNSIGNED_LONG_LONG timeout_ms;
     epoll_wait(outer, &event, 1, 1000);
     do
       MHD_run(daemon);
     while (MHD_get_timeout(daemon, &timeout_ms) == MHD_YES && timeout_ms == 0);
   }
+}
+
+int host_serve_bare(lua_State *L) {
+  enum { CONNECTIONS = 4096 };
+  int outer = epoll_create1(0);
+  struct MHD_Daemon *daemon =
+      MHD_start_daemon(MHD_USE_EPOLL, 0, NULL, NULL, answer, NULL, MHD_OPTION_CONNECTION_LIMIT,
+                       (unsigned)CONNECTIONS, MHD_OPTION_END);
+  if (!daemon || outer < 0)
+    return luaL_error(L, "bare server: cannot listen");
+  printf("%d\n", MHD_get_daemon_info(daemon, MHD_DAEMON_INFO_BIND_PORT)->port);
+  fflush(stdout);
+  serve(daemon, outer);
+  MHD_stop_daemon(daemon);
+  close(outer);
+  return 0;
 }
