@@ -18,7 +18,23 @@ static inline __m512i vec_pair_bf16(vec first, vec second) {
   return (__m512i)_mm512_cvtne2ps_pbh(second, first);
 }
 
+/* n times as many products of tiles as the registers have sums for. */
+static double bf16_steps(int64_t n);
+#define HAS_BF16_STEPS
+
 #include "tensor/ops_cpu_kernels.h"
+
+static double bf16_steps(int64_t n) {
+  tiles_begin();
+  for (int64_t i = 0; i < n; i++) {
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 5, 6);
+    _tile_dpbf16ps(2, 4, 7);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  _tile_release();
+  return 2.0 * 4 * TILE_EDGE * TILE_EDGE * TILE_K * (double)n;
+}
 
 bool moon_cpu_has_amx(void) {
   enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; /* asm/prctl.h of Linux 5.16 */
