@@ -2,14 +2,22 @@
 # SPDX-License-Identifier: MIT
 # From a fresh Debian 12 to the whole job: sets up, builds, converts a sparse autoencoder (SAE), shows
 # the features that fire on a prompt, and turns one up so that the model writes something else.
+# Where moonscope is installed, there is nothing to set up: examples/quickstart.sh [FOLDER-FOR-THE-SAE]
 set -euo pipefail
+out=${1:+$(realpath -m "$1")}
 cd "$(dirname "$0")/.."
-. tests/setup.sh
-build_packages | install_missing
-build
+if [ -e tests/setup.sh ]; then
+  . tests/setup.sh
+  build_packages | install_missing
+  build
+  program=build/release/bin/moonscope
+  out=${out:-build/quickstart}
+else
+  program=$(realpath ../../bin/moonscope)
+  out=${out:-$(mktemp -d)}
+fi
 
 model=examples/tiny
-out=build/quickstart
 sae=$out/sae_layer_3.safetensors
 prompt="Once upon a time there was a small red fox named Mia."
 
@@ -17,10 +25,10 @@ say() { printf '\n== %s\n' "$*"; }
 
 # Shows a command as one would type it, then runs it.
 moonscope() {
-  printf '$ build/release/bin/moonscope'
+  printf '$ %s' "$program"
   printf ' %s' "${@@Q}" | sed "s/'\([a-zA-Z0-9_./:-]*\)'/\1/g"
   echo
-  build/release/bin/moonscope "$@"
+  "$program" "$@"
 }
 
 say "Convert the autoencoder, published as a PyTorch file, to safetensors"
@@ -38,7 +46,7 @@ moonscope generate --model $model --prompt "$prompt" -n 40 --sae $sae --edit 458
 cat <<NEXT
 
 Next, try:
-  build/release/bin/moonscope inspect $sae
-  build/release/bin/moonscope generate --model $model --prompt "It was" -n 40 --sae $sae --edit 104:add:5.08
-  build/release/bin/moonscope          # a prompt: model = ms.load_model "$model"
+  $program inspect $sae
+  $program generate --model $model --prompt "It was" -n 40 --sae $sae --edit 104:add:5.08
+  $program          # a prompt: model = ms.load_model "$model"
 NEXT

@@ -39,9 +39,11 @@ size_t moon_utf8_char(const char *text, size_t size) {
 }
 
 bool moon_utf8_valid(const char *text, size_t size) {
-  for (size_t n; size; text += n, size -= n)
-    if (!(n = moon_utf8_char(text, size)))
+  for (size_t n; size; text += n, size -= n) {
+    n = *text >= 0 ? 1 : moon_utf8_char(text, size); /* most are ASCII */
+    if (!n)
       return false;
+  }
   return true;
 }
 

@@ -31,6 +31,8 @@ test_packages() {
 lua5.4            the module in a plain Lua
 lua-busted        runs the Lua tests
 lua-check         luacheck
+luarocks          the module as a rock
+dpkg-dev          which libraries a .deb depends on
 libcmocka-dev     C tests
 clang-14          the thread sanitizer and the fuzzers
 libclang-rt-14-dev  their run-time libraries

@@ -10,6 +10,18 @@ M.MODEL = "Folder of the model, or NAMESPACE/NAME[@REVISION] of the Hugging Face
 M.SAE = "The sparse autoencoder: its file, the folder of its release, a name of SAE_CONFIGS, or "
   .. "NAMESPACE/NAME[@REVISION] of the Hugging Face Hub."
 
+---Common options of a command that needs a model and an SAE.
+M.OF_BOTH = {
+  "device", "precision", "context", "sae_dtype", "layer", "format", "activation", "input_scale", "threads", "json",
+  "quiet", "log_level",
+}
+
+---The two arguments of such a command.
+function M.name_both(parser)
+  parser:option("--model", M.MODEL):count(1)
+  parser:option("--sae", M.SAE):count(1)
+end
+
 ---Reads --model, --device, --precision, --context.
 ---@return userdata? model
 ---@return string? message

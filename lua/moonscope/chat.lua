@@ -124,8 +124,9 @@ local function check(messages)
   end
 end
 
+---How a conversation is told to a model.
 ---@class moonscope.ChatOptions
----@field format string  "llama3", "llama3.1"
+---@field format string?  "llama3", "llama3.1"; `render` needs one
 ---@field date string?  today in the system turn of llama3.1; default "26 Jul 2024"
 ---@field add_generation_prompt boolean?  ends with the head of the assistant's turn; default true
 

@@ -4,9 +4,12 @@ local core = require "moonscope.core"
 local job = require "moonscope.job"
 local options = require "moonscope.options"
 
+---@class moonscope.checkpoint
 local M = {}
 
-local Checkpoint, Writer = core.types.Checkpoint, core.types.Writer
+---@class moonscope.Checkpoint
+local Checkpoint = core.types.Checkpoint
+local Writer = core.types.Writer
 
 ---Opens .safetensors, .pth, .pt, .npz or .npy by its content, or a folder with model.safetensors or
 ---model.safetensors.index.json. Only headers are read.

@@ -11,6 +11,7 @@ local places = require "moonscope.places"
 local resolve = require "moonscope.hub.resolve"
 local sae_configs = require "moonscope.sae_configs"
 
+---@class moonscope.convert
 local M = {}
 
 local BLOCK = 32 << 20 -- bytes
@@ -20,6 +21,7 @@ local FLOAT_SIZES = { f64 = 8, f32 = 4, f16 = 2, bf16 = 2, f8_e4m3 = 1, f8_e5m2 
 local add_file = job.wrap(core.types.Digest._add_file)
 local add_tensor = job.wrap(core.types.Digest._add_tensor)
 
+---How to convert, and what the file of an autoencoder leaves open (sae).
 ---@class moonscope.convert.Options
 ---@field dtype? string  what float tensors become; as they are without it
 ---@field on_progress? fun(done: integer, total: integer)  bytes
@@ -280,7 +282,7 @@ end
 ---Makes the folder that was asked for; where that fails, opening the file in it says why.
 local function make_folder(folder)
   local uv = require "luv"
-  if not uv.fs_stat(folder) then uv.fs_mkdir(folder, tonumber("777", 8)) end
+  if not uv.fs_stat(folder) then core.make_folder(folder:match "^(.-)/*$") end
 end
 
 ---Writes both files from an open one; they appear together.

@@ -7,8 +7,10 @@ local core = require "moonscope.core"
 
 local M = {}
 
+---A feature changed while the model reads or writes: what to do, where, when. It belongs to the call that it is
+---given to, not to the model.
 ---@class moonscope.Edit
----@field sae userdata
+---@field sae moonscope.Sae
 ---@field feature integer  from 0
 ---@field op "add"|"set"|"scale"|"ablate"
 ---@field value number?  not for ablate; of the feature's own size (unit "raw")

@@ -2,11 +2,12 @@
 ---Which features fire where.
 local core = require "moonscope.core"
 
+---@class moonscope.features
 local M = {}
 
 ---The features of every token of a prompt, at the place that the SAE reads.
----@param model userdata
----@param sae userdata  with a known layer
+---@param model moonscope.Llama
+---@param sae moonscope.Sae  with a known layer
 ---@param prompt string|integer[]
 ---@param top integer?  features per token; default: all
 ---@return {layer: integer, tokens: {position: integer, id: integer, token: string, l0: integer, features: table}[]}  positions from 0

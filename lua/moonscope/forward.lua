@@ -7,7 +7,10 @@ local options = require "moonscope.options"
 local edits = require "moonscope.edits"
 local tensor = require "moonscope.tensor"
 
-local Llama, Session = core.types.Llama, core.types.Session
+---@class moonscope.Llama
+local Llama = core.types.Llama
+---@class moonscope.Session
+local Session = core.types.Session
 
 ---Tokens of a prefill that are one job, so that others get their turn: about 50 ms on an H100, and enough
 ---of them to keep it busy.
@@ -148,7 +151,7 @@ local function plan_of(model, opts)
 end
 
 ---A new sequence: a KV cache of model:context() positions.
----@return userdata session
+---@return moonscope.Session session
 function Llama:session()
   local session = self:_session()
   local fields = core.fields(session)
@@ -160,7 +163,7 @@ end
 ---Feeds prompt tokens; the prefill arithmetic, also for one token.
 ---@param ids integer[]
 ---@param opts {capture: string[]?, edits: moonscope.Edit[]?, logits: "last"|"all"|false|nil, chunk: integer?}?
----@return {logits: userdata?, captures: table<string, userdata>, edits: table}
+---@return {logits: moonscope.Tensor?, captures: table<string, moonscope.Tensor>, edits: table}
 function Session:prefill(ids, opts)
   opts = options.check("prefill", opts, FORWARD)
   check_ids("prefill", ids)
@@ -179,7 +182,7 @@ end
 ---One pass over a text (one BOS goes in front) or token ids, without a cache that stays.
 ---@param prompt string|integer[]
 ---@param opts {capture: string[]?, edits: moonscope.Edit[]?, logits: "last"|"all"|false|nil, chunk: integer?}?  logits = false stops after the last capture
----@return {ids: integer[], logits: userdata?, captures: table<string, userdata>, edits: table}
+---@return {ids: integer[], logits: moonscope.Tensor?, captures: table<string, moonscope.Tensor>, edits: table}
 function Llama:forward(prompt, opts)
   opts = options.check("forward", opts, FORWARD)
   local ids = self:ids_of(prompt)
@@ -202,10 +205,10 @@ local function row_of(out, number)
 end
 
 ---One token for each of several sessions; each gets the bits that it has alone.
----@param sessions userdata[]
+---@param sessions moonscope.Session[]
 ---@param ids integer[]
 ---@param opts {capture: string[]?, edits: moonscope.Edit[]?, logits: "last"|false|nil}?
----@return {logits: userdata?, captures: table<string, userdata>}[]
+---@return {logits: moonscope.Tensor?, captures: table<string, moonscope.Tensor>}[]
 function Llama:step(sessions, ids, opts)
   opts = options.check("step", opts, STEP)
   check_ids("step", ids)
@@ -232,7 +235,7 @@ end
 ---Feeds one generated token; the decode arithmetic.
 ---@param id integer
 ---@param opts {capture: string[]?, edits: moonscope.Edit[]?, logits: "last"|false|nil}?
----@return {logits: userdata?, captures: table<string, userdata>}
+---@return {logits: moonscope.Tensor?, captures: table<string, moonscope.Tensor>}
 function Session:step(id, opts)
   return self.model:step({ self }, { id }, opts)[1]
 end
@@ -241,6 +244,7 @@ local rewind = Session.rewind
 
 ---Forgets the last n tokens.
 ---@param n integer
+---@return moonscope.Session self
 function Session:rewind(n)
   rewind(self, n)
   local fields = core.fields(self)

@@ -6,6 +6,7 @@ local await = require("moonscope.job").await
 local options = require "moonscope.options"
 local edits = require "moonscope.edits"
 
+---@class moonscope.Llama
 local Llama = core.types.Llama
 
 local OPTIONS = options.names("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "ignore_eos",
@@ -69,7 +70,7 @@ local function seconds_since(start) return (uv.hrtime() - start) / 1e9 end
 ---false. on_token gets the logits that the token was drawn from, and with `capture` the places of the pass
 ---that the token went through, which is then made for the last one too.
 ---@param prompt string|integer[]
----@param opts {max_tokens: integer?, temperature: number?, top_k: integer?, top_p: number?, min_p: number?, seed: integer?, ignore_eos: boolean?, edits: moonscope.Edit[]?, capture: string[]?, prompt_capture: string[]?, on_prompt: fun(out: {logits: userdata, captures: table})?, on_token: fun(token: {id: integer, text: string, logits: userdata?, captures: table?}): boolean?}?
+---@param opts {max_tokens: integer?, temperature: number?, top_k: integer?, top_p: number?, min_p: number?, seed: integer?, ignore_eos: boolean?, edits: moonscope.Edit[]?, capture: string[]?, prompt_capture: string[]?, on_prompt: fun(out: {logits: moonscope.Tensor, captures: table<string, moonscope.Tensor>})?, on_token: fun(token: {id: integer, text: string, logits: moonscope.Tensor?, captures: table<string, moonscope.Tensor>?}): boolean?}?
 ---@return {prompt_ids: integer[], ids: integer[], text: string, finish_reason: "stop"|"length", timings: table, edits: table}
 function Llama:generate(prompt, opts)
   opts = options.check("generate", opts, OPTIONS)

@@ -2,6 +2,7 @@
 ---Downloads from the Hugging Face Hub, into the cache that huggingface_hub uses too.
 local options = require "moonscope.options"
 
+---@class moonscope.hub
 local M = {}
 
 local OPTIONS = options.names("files", "on_progress", "retry_delay", "revision")

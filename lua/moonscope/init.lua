@@ -1,7 +1,8 @@
 -- SPDX-License-Identifier: MIT
----`require "moonscope"`: the whole public surface.
+---What `require "moonscope"` gives: constructors of tensors, loading and saving.
 local core = require "moonscope.core"
 
+---@class moonscope: moonscope.tensor, moonscope.checkpoint, moonscope.tokenizer, moonscope.model, moonscope.sae, moonscope.doctor, moonscope.hub
 local M = {
   version = core.version,
   devices = core.devices, set_threads = core.set_threads,

@@ -7,8 +7,10 @@
 ---the keys 1..n is an array, one with string keys an object with sorted keys, and {} is {}.
 local cjson = require("cjson").new()
 
+---@class moonscope.json
 local M = {}
 
+---What null is in Lua: a value that is neither nil nor false.
 ---@type userdata
 M.null = cjson.null
 
@@ -54,13 +56,14 @@ end
 
 local function fail(message) return nil, "json: " .. message, "EFORMAT" end
 
----cjson's value with whole numbers as integers. nil for a number that is too large.
+---cjson's value with whole numbers as integers. nil for a number that is too large, and the outermost key that
+---it is under.
 local function tidy(value)
   if type(value) == "table" then
     for key, inner in pairs(value) do
       if type(inner) == "number" or type(inner) == "table" then
         inner = tidy(inner)
-        if inner == nil then return nil end
+        if inner == nil then return nil, key end
         value[key] = inner
       end
     end
@@ -73,10 +76,12 @@ local function tidy(value)
   return value
 end
 
+---The value of a JSON text.
 ---@param text string
 ---@return any value  json.null for null
 ---@return string? message
 ---@return string? code  "EFORMAT"
+---@return string? key  of the outermost object, under which the fault is, where that is known
 function M.decode(text)
   local length, bad = utf8.len(text)
   if not length then return fail(("byte %d is no UTF-8"):format(bad)) end
@@ -84,30 +89,26 @@ function M.decode(text)
   if control then return fail(("byte %d is a control character"):format(control)) end
   local ok, value = pcall(cjson.decode, text)
   if not ok then return fail(value) end
-  value = tidy(value)
-  if value == nil then return fail "a number is too large" end
-  return value
+  local key
+  value, key = tidy(value)
+  if value ~= nil then return value end
+  local message, code = select(2, fail(("%sa number is too large"):format(type(key) == "string" and key .. ": " or "")))
+  return nil, message, code, type(key) == "string" and key or nil
 end
 
 local MAX_FILE = 64 << 20 -- bytes: far above any config
 
 ---The value in a regular file.
 ---@param path string
+---@param limit integer?  bytes that it may have
 ---@return any value
 ---@return string? message
----@return string? code  "ENOENT", "EINVAL", "EIO", "EFORMAT"
-function M.read(path)
-  local stat = require("luv").fs_stat(path)
-  if stat and stat.type ~= "file" then return nil, path .. ": not a regular file", "EINVAL" end
-  if stat and stat.size > MAX_FILE then
-    return nil, ("%s: %d bytes, expected at most %d"):format(path, stat.size, MAX_FILE), "EFORMAT"
-  end
-  local file, why, errno = io.open(path, "rb")
-  if not file then return nil, why, errno == 2 and "ENOENT" or "EIO" end
-  local text, read_error = file:read "a"
-  file:close()
-  if not text then return nil, path .. ": " .. read_error, "EIO" end
-  local value, message, code = M.decode(text)
+---@return string? code  "ENOENT", "EINVAL", "EACCES", "EIO", "EFORMAT"
+function M.read(path, limit)
+  local text, message, code = require("moonscope.core").read_file(path, limit or MAX_FILE)
+  if not text then return nil, message, code end
+  local value
+  value, message, code = M.decode(text)
   if value == nil then return nil, path .. ": " .. message, code end
   return value
 end
@@ -122,7 +123,7 @@ local ESCAPES = {
 local function escape(char) return ESCAPES[char] or ("\\u%04x"):format(char:byte()) end
 
 ---What is being written: `parts` of the text so far, `path` of keys and positions down to the value.
----@class Writer
+---@class moonscope.json.Writer
 ---@field parts string[]
 ---@field path (string|integer)[]
 ---@field indent integer?
@@ -242,7 +243,8 @@ function write(writer, value)
   writer.parts[#writer.parts + 1] = text
 end
 
----Throws, naming the place, for what JSON does not have: functions, NaN, bytes that are no UTF-8 ...
+---A value as JSON. Throws, naming the place, for what JSON does not have: functions, NaN, bytes that are
+---no UTF-8 ...
 ---@param value any
 ---@param opts {indent: integer?}?  spaces for each level, one entry a line; default: all in one line
 ---@return string

@@ -47,6 +47,9 @@ for _, name in ipairs {
   formats[#formats + 1] = require("moonscope.formats." .. name)
 end
 
+---Their names are what `format` may be.
+M.formats = formats
+
 local function names_of(list, separator)
   local names = {}
   for i, format in ipairs(list) do names[i] = format.name end

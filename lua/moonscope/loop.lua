@@ -5,6 +5,7 @@ local uv = require "luv"
 local core = require "moonscope.core"
 local job = require "moonscope.job"
 
+---@class moonscope.loop
 local M = {}
 
 local TICK_MS = 100 -- between two looks at a job's progress
@@ -28,7 +29,9 @@ local function guarded(fn)
   end
 end
 
----For callbacks of luv.
+---A callback for luv whose error ends the loop, and is thrown by `run`, instead of the process.
+---@param fn function
+---@return function
 M.guarded = guarded
 
 ---Ctrl-C raises in `task` while it runs, and wakes the loop while none does. In a plain Lua, whose
@@ -117,13 +120,15 @@ local function start(tell, fn, arguments)
 end
 
 ---Starts a task beside the others; `run` returns when all are over.
----@param fn function  called with the further arguments
+---@param fn function
+---@param ... any  its arguments
 ---@return thread task
 function M.spawn(fn, ...) return start(nil, fn, table.pack(...)) end
 
 ---The same, but its error ends neither the loop nor the others: it is told to `tell`, outside of the task.
 ---@param tell fun(message: any, task: thread)  the task is dead; debug.traceback(task) shows where it failed
 ---@param fn function
+---@param ... any  its arguments
 ---@return thread task
 function M.attempt(tell, fn, ...) return start(tell, fn, table.pack(...)) end
 
@@ -162,7 +167,19 @@ local function resume_due()
   end
 end
 
----Lets the other tasks run for `ms` milliseconds.
+---Calls fn after so many milliseconds; 0: in the next turn of the loop. A timer of 0 that a timer starts would run
+---in the same turn, and one after the other, before anything else is heard (libuv before 1.45).
+local function call_after(ms, fn)
+  local handle = ms > 0 and uv.new_timer() or uv.new_idle()
+  if ms > 0 then
+    handle:start(math.ceil(ms), 0, fn)
+  else
+    handle:start(fn)
+  end
+  return handle
+end
+
+---Lets the other tasks run for `ms` milliseconds; 0: for a turn.
 ---@param ms number
 function M.sleep(ms)
   local task = coroutine.running()
@@ -170,13 +187,11 @@ function M.sleep(ms)
   if not (type(ms) == "number" and ms >= 0 and ms < 2 ^ 53) then
     error(("loop.sleep: found %s, expected milliseconds from 0"):format(tostring(ms)), 2)
   end
-  local timer = uv.new_timer()
-  local guard <close> = closing(timer)
-  timer:start(math.ceil(ms), 0, function()
+  local guard <close> = closing(call_after(ms, function()
     if not sleeping[task] then return end -- canceled meanwhile
     sleeping[task] = nil
     resume(task)
-  end)
+  end))
   wait_in(sleeping, task, true)
 end
 
@@ -206,6 +221,8 @@ end
 
 ---fn(...) as a task: the caller's own, else that of a loop that runs until it is over.
 ---@param fn function
+---@param ... any  its arguments
+---@return any ...  its results
 function M.within(fn, ...)
   if M.is_task() then return fn(...) end
   return M.run(fn, ...)
@@ -221,6 +238,8 @@ end
 ---Runs fn(...) as a task until it and everything that it spawned are over; returns its results. The
 ---first error of any task cancels the others and is thrown, as "interrupted" is on Ctrl-C.
 ---@param fn function
+---@param ... any  its arguments
+---@return any ...  its results
 function M.run(fn, ...)
   assert(not job.suspend, "loop.run: the loop runs already")
   local ended = uv.new_poll(core.queue_fd())
@@ -231,6 +250,7 @@ function M.run(fn, ...)
   job.suspend = suspend
   local results
   M.spawn(function(...) results = table.pack(fn(...)) end, ...)
+  resume_due() -- what the first task woke or canceled: uv would wait for something else
   while next(alive) and not failure do
     uv.run "once"
     resume_due()

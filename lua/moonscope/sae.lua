@@ -7,9 +7,13 @@ local numbers = require "moonscope.numbers"
 local options = require "moonscope.options"
 local tensor = require "moonscope.tensor"
 
+---@class moonscope.sae
 local M = {}
 
-local Sae, Features = core.types.Sae, core.types.Features
+---@class moonscope.Sae
+local Sae = core.types.Sae
+---@class moonscope.Features
+local Features = core.types.Features
 
 local OPTIONS = options.names("model", "layer", "device", "dtype", "format", "activation", "input_scale")
 
@@ -94,11 +98,9 @@ end
 ---keeps the file's. What a file leaves open is refused with a question, which format, activation
 ---("topk", "batchtopk:64") or input_scale answers.
 ---@param name string  a path, a name of SAE_CONFIGS, or "ns/name" of the Hub, downloaded on first use
----@param opts {model: userdata?, layer: integer|string|nil, device: string?, dtype: string?, format: string?,
+---@param opts {model: moonscope.Llama?, layer: integer|string|nil, device: string?, dtype: string?, format: string?,
 ---  activation: string?, input_scale: number?}?
----@return userdata? sae  with .layer, .hook (nil when unknown), .output (a transcoder's), .d_sae, .d_model, .k,
----  .format, .activation, .unit ("raw", or "normalised": by what each position was divided by), .subtract_b_dec,
----  .input_scale (nil: 1), .path (of the weights), .own_layer (what file or list say, whatever was asked for), .options
+---@return moonscope.Sae? sae
 ---@return string? message
 ---@return string? code
 function M.load_sae(name, opts)
@@ -138,19 +140,19 @@ function Sae:known_hook(who)
 end
 
 ---Sparse features of x [n_tok][d_model], in the prefill arithmetic.
----@param x userdata
----@return userdata features
+---@param x moonscope.Tensor
+---@return moonscope.Features features
 function Sae:encode(x) return job.demand(self._encode, self, x, self.exact) end
 
 ---What the features of some x stand for: [n_tok][d_model]; of a transcoder, the output that it predicts.
----@param features userdata
----@return userdata
+---@param features moonscope.Features
+---@return moonscope.Tensor
 function Sae:decode(features) return job.demand(self._decode, self, features) end
 
 ---A feature's direction in the residual stream (of unit "normalised": before the normalisation is
 ---undone): [d_model], f32.
 ---@param feature integer  from 0
----@return userdata
+---@return moonscope.Tensor
 function Sae:direction(feature) return job.demand(self._direction, self, feature) end
 
 local function by_activation(a, b)
@@ -187,11 +189,11 @@ function Features:strongest(number, top)
 end
 
 ---Dense features: [n_tok][d_sae].
----@return userdata
+---@return moonscope.Tensor
 function Features:totensor() return job.await(self:_totensor()) end
 
 ---At how many positions each feature fires: [d_sae], f32.
----@return userdata
+---@return moonscope.Tensor
 function Features:tally() return job.demand(self._tally, self) end
 
 return M

@@ -19,12 +19,14 @@
 ---  l0                features that fire per token, as published
 local places = require "moonscope.places"
 
+---@class moonscope.sae_configs
 local M = {}
 
 local GOODFIRE_KEYS = {
   "encoder_linear.weight", "encoder_linear.bias", "decoder_linear.weight", "decoder_linear.bias",
 }
 
+---name -> entry; see above.
 M.SAE_CONFIGS = {
   ["Llama-3.1-8B-Instruct-SAE-l19"] = {
     repo_id = "Goodfire/Llama-3.1-8B-Instruct-SAE-l19",

@@ -7,44 +7,10 @@ local core = require "moonscope.core"
 local job = require "moonscope.job"
 local opts = require "moonscope.options"
 
+---@class moonscope.tensor
 local M = {}
 
 ---@class moonscope.Tensor
----@field close fun(self)  closed for Lua at once; freed when no view and no job holds the storage
----@field shape fun(self): integer[]
----@field size fun(self, dim: integer): integer
----@field numel fun(self): integer
----@field dtype fun(self): moonscope.Dtype
----@field device fun(self): string
----@field narrow fun(self, dim: integer, start: integer, length: integer): moonscope.Tensor  a view
----@field select fun(self, dim: integer, index: integer): moonscope.Tensor  a view without dim
----@field row fun(self, index: integer): moonscope.Tensor  select(1, index)
----@field transpose fun(self, a: integer, b: integer): moonscope.Tensor  a view
----@field t fun(self): moonscope.Tensor  the transpose of a matrix, a view
----@field clone fun(self): moonscope.Tensor
----@field totable fun(self): number|integer|boolean|table
----@field to_string fun(self): string  little-endian elements, row-major
----@field equal fun(self, u: moonscope.Tensor): boolean  same dtype, same shape, same bits
----@field neg fun(self): moonscope.Tensor
----@field abs fun(self): moonscope.Tensor
----@field exp fun(self): moonscope.Tensor
----@field log fun(self): moonscope.Tensor
----@field sqrt fun(self): moonscope.Tensor
----@field relu fun(self): moonscope.Tensor
----@field maximum fun(self, u: moonscope.Tensor|number): moonscope.Tensor  NaN wins
----@field sum fun(self, dim: integer?): moonscope.Tensor
----@field max fun(self, dim: integer?): moonscope.Tensor  NaN wins
----@field argmax fun(self, dim: integer?): moonscope.Tensor  i64, from 0; the first of equals
----@field softmax fun(self): moonscope.Tensor  along the last dim
----@field topk fun(self, k: integer): moonscope.Tensor, moonscope.Tensor  values and i64 indices of
----the k largest along the last dim, descending
----@field matmul fun(self, u: moonscope.Tensor): moonscope.Tensor  matrices and vectors
----@field _closed fun(self): boolean
----@operator add(moonscope.Tensor|number): moonscope.Tensor
----@operator sub(moonscope.Tensor|number): moonscope.Tensor
----@operator mul(moonscope.Tensor|number): moonscope.Tensor
----@operator div(moonscope.Tensor|number): moonscope.Tensor
----@operator unm: moonscope.Tensor
 local Tensor = core.types.Tensor
 local metatable = core.metatables.Tensor
 
@@ -94,14 +60,17 @@ function M.tensor(values, options)
   return from_table(values, options.dtype, options.device)
 end
 
----@param ... any  a shape (a table, or numbers), then options
+---Zeros in a shape: zeros{2, 3}, zeros(2, 3), zeros({2, 3}, {dtype = "f16"}).
+---@param ... any  a shape (a table, or numbers), then options {dtype=, device=}
 ---@return moonscope.Tensor
 function M.zeros(...) return constant("zeros", 0, shape_and_options(...)) end
 
----@param ... any  a shape (a table, or numbers), then options
+---Ones in a shape, otherwise as zeros.
+---@param ... any  a shape (a table, or numbers), then options {dtype=, device=}
 ---@return moonscope.Tensor
 function M.ones(...) return constant("ones", 1, shape_and_options(...)) end
 
+---A shape filled with one number.
 ---@param shape moonscope.Shape
 ---@param value number
 ---@param options? {dtype: moonscope.Dtype?, device: string?}
@@ -191,7 +160,8 @@ function Tensor:to(options)
   return to(self, options.dtype, options.device)
 end
 
----@return moonscope.Tensor  row-major; shares the storage where it is so already
+---Row-major; shares the storage where it is so already.
+---@return moonscope.Tensor
 function Tensor:contiguous() return to(self) end
 
 ---The same elements in another shape; one dim may be -1. Shares the storage of a row-major tensor.
@@ -199,13 +169,14 @@ function Tensor:contiguous() return to(self) end
 ---@return moonscope.Tensor
 function Tensor:reshape(...) return reshape(self, (shape_and_options(...))) end
 
----@return number|integer|boolean  the one element of the tensor
+---The one element of the tensor as a number.
+---@return number|integer|boolean
 function Tensor:item()
   if self:numel() ~= 1 then error(("item: the tensor has %d elements, expected 1"):format(self:numel()), 0) end
   return self:reshape {}:totable()
 end
 
----Of the whole tensor (a tensor of rank 0), or along a dim, which goes away.
+---The mean of all elements (rank 0), or along a dim, which goes away.
 ---@param dim? integer
 ---@return moonscope.Tensor
 function Tensor:mean(dim)
@@ -254,6 +225,7 @@ function Tensor:allclose(u, options)
   return allclose(self, u, options.atol or 1e-8, options.rtol or 1e-5)
 end
 
+---Sets each element to a number.
 ---@param value number
 ---@return moonscope.Tensor self
 function Tensor:fill_(value)
@@ -261,6 +233,7 @@ function Tensor:fill_(value)
   return self
 end
 
+---Takes over the numbers of another tensor.
 ---@param t moonscope.Tensor  of this shape, any dtype, any device
 ---@return moonscope.Tensor self
 function Tensor:copy_(t)
@@ -268,6 +241,7 @@ function Tensor:copy_(t)
   return self
 end
 
+---Adds to each element.
 ---@param t moonscope.Tensor|number  broadcast to this shape
 ---@return moonscope.Tensor self
 function Tensor:add_(t)
@@ -278,11 +252,40 @@ end
 -- How a tensor looks: "f32 [2, 3] cpu", then its elements, or where there are many the corners.
 
 local EDGE = 3 -- rows and columns shown at each end
+local DECIMALS, DIGITS = 4, 7 -- shown at most; f32 has no more digits
 
-local function format_element(x)
+local function each_float(values, visit)
+  if type(values) == "table" then
+    for _, inner in ipairs(values) do each_float(inner, visit) end
+  elseif math.type(values) == "float" and values - values == 0 then
+    visit(values)
+  end
+end
+
+---The digits behind the point that `text` needs: "1.2500" needs 2.
+local function decimals_in(text) return #(text:match "%.(%d-)0*$" or "") end
+
+---How the floats among the values are written so that their points stand below each other: with as many
+---decimals as one of them needs, or where that would hide their digits, with an exponent.
+local function number_format(values)
+  local largest, whole = 0, true
+  each_float(values, function(x)
+    largest = math.max(largest, math.abs(x))
+    whole = whole and x % 1 == 0
+  end)
+  if whole and largest < 1e9 then return "%.0f" end
+  if largest >= 1e6 or largest < 1e-2 then return "%.4e" end
+  local most, needed = math.min(DECIMALS, DIGITS - #("%.0f"):format(largest)), 0
+  local format = ("%%.%df"):format(most)
+  each_float(values, function(x) needed = math.max(needed, decimals_in(format:format(x))) end)
+  return ("%%.%df"):format(needed)
+end
+
+local function format_element(x, format)
   if math.type(x) ~= "float" then return tostring(x) end
   if x ~= x then return "nan" end
-  return (("%.4g"):format(x))
+  local text = format:format(x)
+  return x ~= 0 and tonumber(text) == 0 and ("%.1e"):format(x) or text -- never a 0 that is none
 end
 
 ---The first and last elements along every dim, and after how many of them something is left out.
@@ -298,24 +301,35 @@ local function corners(t)
   return t:totable(), gaps
 end
 
-local function widest(values, width)
-  if type(values) ~= "table" then return math.max(width, #format_element(values)) end
-  for _, v in ipairs(values) do width = widest(v, width) end
+local function widest(values, format, width)
+  if type(values) ~= "table" then return math.max(width, #format_element(values, format)) end
+  for _, v in ipairs(values) do width = widest(v, format, width) end
   return width
 end
 
-local function format_row(values, gap, width)
+---The values as texts of one width, in tables as before.
+local function aligned(values, format, width)
+  if type(values) == "table" then
+    local texts = {}
+    for i, inner in ipairs(values) do texts[i] = aligned(inner, format, width) end
+    return texts
+  end
+  local text = format_element(values, format)
+  return (" "):rep(width - #text) .. text
+end
+
+local function format_row(values, gap)
   local cells = {}
   for i, x in ipairs(values) do
-    cells[#cells + 1] = (" "):rep(width - #format_element(x)) .. format_element(x)
+    cells[#cells + 1] = x
     if i == gap then cells[#cells + 1] = "..." end
   end
   return "  " .. table.concat(cells, "  ")
 end
 
-local function format_level(lines, values, gaps, dim, rank, width, size, at)
+local function format_level(lines, values, gaps, dim, rank, size, at)
   if dim >= rank then
-    lines[#lines + 1] = dim == rank and format_row(values, gaps[dim], width) or "  " .. format_element(values)
+    lines[#lines + 1] = dim == rank and format_row(values, gaps[dim]) or "  " .. values
     return
   end
   for i, inner in ipairs(values) do
@@ -323,9 +337,9 @@ local function format_level(lines, values, gaps, dim, rank, width, size, at)
     if dim <= rank - 2 then
       local place = at .. index .. ", "
       if dim == rank - 2 then lines[#lines + 1] = "  [" .. place .. ":, :]" end
-      format_level(lines, inner, gaps, dim + 1, rank, width, size, place)
+      format_level(lines, inner, gaps, dim + 1, rank, size, place)
     else
-      format_level(lines, inner, gaps, dim + 1, rank, width, size, at)
+      format_level(lines, inner, gaps, dim + 1, rank, size, at)
     end
     if i == gaps[dim] then lines[#lines + 1] = "  ..." end
   end
@@ -337,10 +351,14 @@ function metatable.__tostring(t)
   local lines = { ("%s [%s] %s"):format(t:dtype(), table.concat(shape, ", "), t:device()) }
   if t:numel() == 0 then return lines[1] end
   local values, gaps = corners(t)
-  format_level(lines, values, gaps, 1, #shape, widest(values, 0), shape, "")
+  local format = number_format(values)
+  format_level(lines, aligned(values, format, widest(values, format, 0)), gaps, 1, #shape, shape, "")
   return table.concat(lines, "\n")
 end
 
+---Whether a value is a tensor.
+---@param x any
+---@return boolean
 M.is_tensor = is_tensor
 
 return M

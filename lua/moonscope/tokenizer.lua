@@ -6,21 +6,11 @@ local chat = require "moonscope.chat"
 local json = require "moonscope.json"
 local options = require "moonscope.options"
 
+---@class moonscope.tokenizer
 local M = {}
 
 ---@class moonscope.Tokenizer
----@field token fun(self, id: integer): string  its bytes, which need not be whole characters
----@field id fun(self, bytes: string): integer?  of the token with exactly these bytes, special or not
----@field is_special fun(self, id: integer): boolean
----@field bos_id fun(self): integer?  the token that begins a text, where the file names one
----@field n_vocab fun(self): integer
----@field close fun(self)
 local Tokenizer = core.types.Tokenizer
-
----@class moonscope.Decoder
----@field feed fun(self, id: integer): string  the text that is complete by now, maybe ""
----@field finish fun(self): string  what is left: the start of a character that never came whole, or ""
----@field close fun(self)
 
 ---The chat template of a tokenizer_config.json; nil without the file or the template.
 ---@return string? template
@@ -39,6 +29,28 @@ local function read_template(path)
   return type(template) == "string" and template or nil
 end
 
+---@param tokenizer moonscope.Tokenizer?  of a job, with its message and code
+local function with_template(folder, tokenizer, message, code)
+  if not tokenizer then return nil, message, code end
+  local fields = core.fields(tokenizer)
+  fields.chat_template, message, code = read_template(folder .. "/tokenizer_config.json")
+  if message then
+    tokenizer:close()
+    return nil, message, code
+  end
+  return tokenizer
+end
+
+---Begins to load the tokenizer.json in a folder: what the function that it returns gives once called, as
+---load_tokenizer does. Beside it other work goes on.
+---@param folder string
+---@return userdata job  to be closed
+---@return fun(): moonscope.Tokenizer?, string?, string?
+function M.begin(folder)
+  local job = core.load_tokenizer(folder .. "/tokenizer.json")
+  return job, function() return with_template(folder, await(job)) end
+end
+
 ---Loads a tokenizer.json, and the chat template of a tokenizer_config.json beside it.
 ---@param name string  the file, a folder that holds it, or "ns/name" or "ns/name@revision" of the Hub, of which
 ---  these two files are downloaded on first use
@@ -50,18 +62,11 @@ function M.load_tokenizer(name)
   if not path then return nil, why, reason end
   local folder = path:match "^(.*)/[^/]*%.json$" or path:match "%.json$" and "." or path
   local file = path:match "%.json$" and path or folder .. "/tokenizer.json"
-  local tokenizer, message, code = await(core.load_tokenizer(file))
-  if not tokenizer then return nil, message, code end
-  local fields = core.fields(tokenizer)
-  fields.chat_template, message, code = read_template(folder .. "/tokenizer_config.json")
-  if message then
-    tokenizer:close()
-    return nil, message, code
-  end
-  return tokenizer
+  return with_template(folder, await(core.load_tokenizer(file)))
 end
 
 local ENCODE = options.names("bos", "special", "offsets")
+local LONG = 16 << 10 -- bytes: of a text that is encoded while others get their turn
 
 ---The ids of a text.
 ---@param text string  any bytes
@@ -71,6 +76,9 @@ local ENCODE = options.names("bos", "special", "offsets")
 ---@return [integer, integer][]? offsets  if wanted: text:sub(first, last) is what became the id
 function Tokenizer:encode(text, opts)
   opts = options.check("encode", opts, ENCODE)
+  if type(text) == "string" and #text > LONG and not opts.offsets then
+    return await(self:_encode_long(text, opts.bos, opts.special == false))
+  end
   return self:_encode(text, opts.bos, opts.special == false, opts.offsets)
 end
 
@@ -101,8 +109,7 @@ local CHAT = options.names("format", "date", "add_generation_prompt")
 
 ---The ids of a conversation in the model's own chat format, with one BOS.
 ---@param messages {role: "system"|"user"|"assistant"|"tool"|"ipython", content: string}[]
----@param opts {format: string?, date: string?, add_generation_prompt: boolean?}?  format: instead of the one
----that the tokenizer's chat template tells; see moonscope.ChatOptions
+---@param opts? moonscope.ChatOptions  format: instead of the one that the tokenizer's chat template tells
 ---@return integer[] ids
 function Tokenizer:chat(messages, opts)
   opts = options.check("chat", opts, CHAT)
@@ -116,7 +123,7 @@ function Tokenizer:chat(messages, opts)
       if not id then error(("chat: format %s: the tokenizer has no %s"):format(format, piece.marker), 0) end
       ids[#ids + 1] = id
     else
-      local more = self:_encode(piece.text, false, true)
+      local more = self:encode(piece.text, { special = false })
       table.move(more, 1, #more, #ids + 1, ids)
     end
   end

@@ -73,6 +73,7 @@ void l_open_checkpoint(lua_State *L);
 void l_open_tokenizer(lua_State *L);
 void l_open_llama(lua_State *L);
 void l_open_sae(lua_State *L);
+void l_open_files(lua_State *L);
 void l_open_lock(lua_State *L);
 void l_open_download(lua_State *L);
 

@@ -145,6 +145,12 @@ static int queue_length(lua_State *L) {
   return 1;
 }
 
+/* core.jobs_live(): jobs whose task is not freed yet */
+static int jobs_live(lua_State *L) {
+  lua_pushinteger(L, moon_task_live());
+  return 1;
+}
+
 static int wait_idle(lua_State *L) {
   (void)L;
   moon_queue_wait_idle();
@@ -171,7 +177,7 @@ static const luaL_Reg metamethods[] = {
     {"__gc", job_close}, {"__close", job_close}, {"__tostring", job_tostring}, {NULL, NULL}};
 
 static const luaL_Reg functions[] = {
-    {"queue_fd", queue_fd}, {"queue_length", queue_length}, {NULL, NULL}};
+    {"queue_fd", queue_fd}, {"queue_length", queue_length}, {"jobs_live", jobs_live}, {NULL, NULL}};
 
 void l_open_job(lua_State *L) {
   wait_at_exit(L);

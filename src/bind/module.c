@@ -126,6 +126,7 @@ int luaopen_moonscope_core(lua_State *L) {
   l_open_tokenizer(L);
   l_open_llama(L);
   l_open_sae(L);
+  l_open_files(L);
   l_open_lock(L);
   l_open_download(L);
   return 1;

@@ -21,6 +21,7 @@ static pthread_cond_t aside_changed = PTHREAD_COND_INITIALIZER;
 static moon_task *aside;
 static int n_idle;
 static int event_fd = -1;
+static atomic_int_fast64_t live;
 
 void moon_task_init(moon_task *task, moon_status (*run)(moon_task *, moon_progress *, moon_err *),
                     void (*drop)(moon_task *)) {
@@ -29,6 +30,11 @@ void moon_task_init(moon_task *task, moon_status (*run)(moon_task *, moon_progre
   task->drop = drop;
   task->refs = 1;
   sem_init(&task->ended, 0, 0);
+  atomic_fetch_add(&live, 1);
+}
+
+int64_t moon_task_live(void) {
+  return atomic_load(&live);
 }
 
 /* With the lock held; true: that was the last reference, so drop it once the lock is free. */
@@ -40,6 +46,7 @@ static bool unref(moon_task *task) {
 static void drop(moon_task *task) {
   sem_destroy(&task->ended);
   task->drop(task);
+  atomic_fetch_sub(&live, 1);
 }
 
 void moon_task_release(moon_task *task) {
@@ -91,14 +98,14 @@ static moon_task *next_task(void) {
 static moon_status run(moon_task *task) {
   if (atomic_load(&task->progress.canceled))
     return moon_fail(&task->err, MOON_ECANCELED, "canceled");
-  return moon_mapping_settle(task->run(task, &task->progress, &task->err), &task->err);
+  return task->run(task, &task->progress, &task->err);
 }
 
 static void *work(void *unused) {
   (void)unused;
   for (;;) {
     moon_task *task = next_task();
-    end(task, run(task));
+    end(task, moon_mapping_settle(run(task), &task->err));
   }
   return NULL;
 }

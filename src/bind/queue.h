@@ -40,7 +40,8 @@ void moon_task_init(moon_task *task, moon_status (*run)(moon_task *, moon_progre
 void moon_task_release(moon_task *task);                      /* NULL is fine */
 moon_status moon_task_submit(moon_task *task, moon_err *err); /* MOON_ENOMEM: no thread */
 /* The same at once, on a thread aside of the queue: for what waits for the network or a disk,
- * touches no tensor, opens no OpenMP region and shall not hold up what is queued. */
+ * touches no tensor and no mapped file, opens no OpenMP region and shall not hold up what is
+ * queued. */
 moon_status moon_task_submit_aside(moon_task *task, moon_err *err);
 void moon_task_cancel(moon_task *task); /* a queued one ends without running, a running one at its
                                            next progress call */
@@ -54,6 +55,8 @@ bool moon_task_wait(moon_task *task, int timeout_ms);
 int moon_queue_fd(void);
 /* Tasks that are queued or running, those aside among them. */
 int moon_queue_length(void);
+/* Tasks that were made and are not freed yet, whoever holds them. */
+int64_t moon_task_live(void);
 /* Waits until nothing is queued or running. */
 void moon_queue_wait_idle(void);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-/* moonscope.Tokenizer and moonscope.Decoder. Only loading is a job: encoding reads no tensor data.
- */
+/* moonscope.Tokenizer and moonscope.Decoder. Only loading is a job, aside of the queue, so that it
+ * goes on while weights are loaded: nothing here reads tensor data. */
 #include "llama/tokenizer.h"
 
 #include <stdlib.h>
@@ -56,8 +56,8 @@ static void drop_load(moon_task *task) {
 
 /* core.load_tokenizer(path of a tokenizer.json) -> job -> Tokenizer */
 static int load_tokenizer(lua_State *L) {
-  static const l_job_kind kind = {"load_tokenizer", sizeof(load_task), run_load,
-                                  push_load,        drop_load,         .soft = true};
+  static const l_job_kind kind = {"load_tokenizer", sizeof(load_task), run_load,     push_load,
+                                  drop_load,        .soft = true,      .aside = true};
   const char *path = l_path_check(L, 1);
   load_task *t = l_job_new(L, &kind);
   t->path = strdup(path);
@@ -108,6 +108,54 @@ static void push_offsets(lua_State *L, const moon_encoding *encoding) {
     lua_rawseti(L, -2, 2);
     lua_rawseti(L, -2, i + 1);
   }
+}
+
+/* A long text is encoded in a job, so that the Lua thread need not wait. */
+typedef struct encode_task {
+  moon_task task;
+  moon_tokenizer *tokenizer;
+  char *text;
+  size_t size;
+  int flags;
+  moon_encoding encoding;
+} encode_task;
+
+static moon_status run_encode(moon_task *task, moon_progress *progress, moon_err *err) {
+  encode_task *t = (encode_task *)task;
+  (void)progress;
+  return moon_tokenizer_encode(t->tokenizer, t->text, t->size, t->flags, &t->encoding, err);
+}
+
+static int push_encode(lua_State *L, moon_task *task) {
+  push_ids(L, &((encode_task *)task)->encoding);
+  return 1;
+}
+
+static void drop_encode(moon_task *task) {
+  encode_task *t = (encode_task *)task;
+  moon_encoding_free(&t->encoding);
+  moon_tokenizer_release(t->tokenizer);
+  free(t->text);
+}
+
+/* tokenizer:_encode_long(text, bos, literal) -> job -> ids */
+static int tokenizer_encode_long(lua_State *L) {
+  static const l_job_kind kind = {"encode",    sizeof(encode_task), run_encode,
+                                  push_encode, drop_encode,         .aside = true};
+  moon_tokenizer *tokenizer = check(L);
+  size_t size;
+  const char *text = luaL_checklstring(L, 2, &size);
+  int flags =
+      (lua_toboolean(L, 3) ? MOON_ENCODE_BOS : 0) | (lua_toboolean(L, 4) ? MOON_ENCODE_LITERAL : 0);
+  encode_task *t = l_job_new(L, &kind);
+  t->tokenizer = moon_tokenizer_retain(tokenizer);
+  t->flags = flags;
+  t->size = size;
+  t->text = malloc(size + 1);
+  if (!t->text)
+    return luaL_error(L, "encode: not enough memory");
+  memcpy(t->text, text, size);
+  return l_job_start(L, t);
 }
 
 /* tokenizer:_encode(text, bos, literal, offsets) -> ids, offsets if wanted */
@@ -271,12 +319,17 @@ static int tokenizer_live(lua_State *L) {
 }
 
 void l_open_tokenizer(lua_State *L) {
-  static const luaL_Reg methods[] = {
-      {"_encode", tokenizer_encode}, {"_decode", tokenizer_decode},
-      {"_stream", tokenizer_stream}, {"token", tokenizer_token},
-      {"id", tokenizer_id},          {"is_special", tokenizer_is_special},
-      {"bos_id", tokenizer_bos_id},  {"n_vocab", tokenizer_n_vocab},
-      {"close", tokenizer_close},    {NULL, NULL}};
+  static const luaL_Reg methods[] = {{"_encode", tokenizer_encode},
+                                     {"_encode_long", tokenizer_encode_long},
+                                     {"_decode", tokenizer_decode},
+                                     {"_stream", tokenizer_stream},
+                                     {"token", tokenizer_token},
+                                     {"id", tokenizer_id},
+                                     {"is_special", tokenizer_is_special},
+                                     {"bos_id", tokenizer_bos_id},
+                                     {"n_vocab", tokenizer_n_vocab},
+                                     {"close", tokenizer_close},
+                                     {NULL, NULL}};
   static const luaL_Reg metamethods[] = {{"__gc", tokenizer_close},
                                          {"__close", tokenizer_close},
                                          {"__tostring", tokenizer_tostring},

@@ -176,9 +176,41 @@ static moon_status refuse_overflow(const char *element, moon_dtype from, moon_dt
   return moon_fail(err, MOON_ERANGE, "%g is beyond %s", value, moon_dtype_name(to));
 }
 
+/*
+ * Most of a conversion's time goes to two sha256, of the output and of the source, each of which
+ * one thread can compute; the writing is shared out so that both are done at the same time, one
+ * writing while the other one hashes. Without a source to hash, one hashes and one writes.
+ */
+static moon_status append_by_two(moon_writer *writer, const l_hashing *hashing, const void *data,
+                                 size_t size, moon_err *err) {
+  const char *bytes = data;
+  size_t at, half = hashing->digest ? size / 2 : 0;
+  moon_err second_err;
+  moon_status first = moon_writer_take(writer, size, &at, err), second = MOON_OK;
+  if (first)
+    return first;
+#pragma omp parallel sections num_threads(2)
+  {
+#pragma omp section
+    {
+      moon_writer_hash(writer, bytes, size);
+      first = moon_writer_write(writer, bytes, half, at, err);
+    }
+#pragma omp section
+    {
+      second = moon_writer_write(writer, bytes + half, size - half, at + half, &second_err);
+      l_hashing_run(hashing);
+    }
+  }
+  if (second && !first && err)
+    *err = second_err;
+  return first ? first : second;
+}
+
 /* data_size bytes of floats; MOON_ERANGE where a finite one would not stay so. */
-static moon_status append_converted(moon_writer *writer, moon_dtype to, const void *data,
-                                    moon_dtype from, size_t data_size, moon_err *err) {
+static moon_status append_converted(moon_writer *writer, const l_hashing *hashing, moon_dtype to,
+                                    const void *data, moon_dtype from, size_t data_size,
+                                    moon_err *err) {
   size_t n = data_size / moon_dtype_size(from), size = n * moon_dtype_size(to);
   void *converted = malloc(size ? size : 1);
   if (!converted)
@@ -186,40 +218,27 @@ static moon_status append_converted(moon_writer *writer, moon_dtype to, const vo
   moon_dtype_convert(converted, to, data, from, n);
   int64_t bad = moon_dtype_overflow(converted, to, data, from, n);
   moon_status status =
-      bad < 0 ? moon_writer_append(writer, converted, size, err)
+      bad < 0 ? append_by_two(writer, hashing, converted, size, err)
               : refuse_overflow((const char *)data + (size_t)bad * moon_dtype_size(from), from, to,
                                 err);
   free(converted);
   return status;
 }
 
-static moon_status copy_range(copy_task *t, moon_err *err) {
+static moon_status run_copy(moon_task *task, moon_progress *progress, moon_err *err) {
+  const copy_task *t = (copy_task *)task;
   const l_range *range = &t->range;
   const void *data;
   void *buffer;
+  (void)progress;
   moon_status status =
       moon_entry_view(&data, &buffer, range->entry, range->first, range->size, err);
   if (status == MOON_OK && (t->dtype == MOON_OPAQUE || t->dtype == range->entry->dtype))
-    status = moon_writer_append(t->writer, data, range->size, err);
+    status = append_by_two(t->writer, &t->hashing, data, range->size, err);
   else if (status == MOON_OK)
-    status = append_converted(t->writer, t->dtype, data, range->entry->dtype, range->size, err);
+    status = append_converted(t->writer, &t->hashing, t->dtype, data, range->entry->dtype,
+                              range->size, err);
   free(buffer);
-  return status;
-}
-
-/* A conversion takes most of its time for two sha256, of the source and of the output: each has its
- * thread. */
-static moon_status run_copy(moon_task *task, moon_progress *progress, moon_err *err) {
-  copy_task *t = (copy_task *)task;
-  moon_status status = MOON_OK;
-  (void)progress;
-#pragma omp parallel sections num_threads(2) if (t->hashing.digest)
-  {
-#pragma omp section
-    status = copy_range(t, err);
-#pragma omp section
-    l_hashing_run(&t->hashing);
-  }
   return status;
 }
 
@@ -265,13 +284,14 @@ typedef struct write_task {
 
 static moon_status append_all(const write_task *t, const moon_tensor *rows, void *buffer,
                               moon_err *err) {
+  static const l_hashing none = {0};
   moon_status status = moon_tensor_read(rows, buffer, err);
   size_t size = moon_tensor_size_bytes(rows);
   if (status)
     return status;
   return t->dtype == rows->dtype
-             ? moon_writer_append(t->writer, buffer, size, err)
-             : append_converted(t->writer, t->dtype, buffer, rows->dtype, size, err);
+             ? append_by_two(t->writer, &none, buffer, size, err)
+             : append_converted(t->writer, &none, t->dtype, buffer, rows->dtype, size, err);
 }
 
 static moon_status append_rows(const write_task *t, int64_t first, int64_t n, void *buffer,

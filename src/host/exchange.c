@@ -24,14 +24,21 @@ static http_exchange *check(lua_State *L) {
 
 http_exchange *http_exchange_new(lua_State *L, http_server *server, http_connection *on,
                                  struct MHD_Connection *connection) {
-  http_exchange *x = lua_newuserdatauv(L, sizeof *x, 0);
+  http_exchange *x = lua_newuserdatauv(L, sizeof *x, 1);
   memset(x, 0, sizeof *x);
   x->kind = HTTP_EXCHANGE;
-  x->server = server;
+  x->server = server; /* which lives as long as any exchange */
+  lua_rawgeti(L, LUA_REGISTRYINDEX, server->self);
+  lua_setiuservalue(L, -2, 1);
   luaL_setmetatable(L, TYPE);
   lua_pushvalue(L, -1);
   x->self = luaL_ref(L, LUA_REGISTRYINDEX);
   x->prepared = LUA_NOREF;
+  x->state = HTTP_OPEN;
+  x->serial = ++server->n_exchanges;
+  x->start_ns = on->since_ns;
+  x->body = on->body;
+  on->body = (http_body){0};
   x->on = on; /* from here on it is over only by http_exchange_end */
   x->connection = connection;
   on->exchange = x;
@@ -53,19 +60,22 @@ static bool make_room(char **bytes, size_t *capacity, size_t end, size_t size) {
   return true;
 }
 
-void http_exchange_receive(http_exchange *x, const char *data, size_t size) {
-  if (x->body_too_big)
+void http_body_free(http_body *body) {
+  free(body->bytes);
+  *body = (http_body){0};
+}
+
+void http_body_receive(http_body *body, const char *data, size_t size) {
+  if (body->too_big)
     return;
-  if (x->body_size + size > HTTP_MAX_BODY ||
-      !make_room(&x->body, &x->body_capacity, x->body_size, size)) {
-    x->body_too_big = true;
-    free(x->body);
-    x->body = NULL;
-    x->body_size = x->body_capacity = 0;
+  if (body->size + size > HTTP_MAX_BODY ||
+      !make_room(&body->bytes, &body->capacity, body->size, size)) {
+    http_body_free(body);
+    body->too_big = true;
     return;
   }
-  memcpy(x->body + x->body_size, data, size);
-  x->body_size += size;
+  memcpy(body->bytes + body->size, data, size);
+  body->size += size;
 }
 
 /* Suspending, and watching the socket meanwhile */
@@ -119,11 +129,11 @@ void http_exchange_end(http_exchange *x) {
   x->on = NULL;
   x->connection = NULL;
   x->state = HTTP_GONE;
-  free(x->body);
+  http_body_free(&x->body);
   free(x->out);
-  x->body = x->out = NULL;
+  x->out = NULL;
   let_go(x);
-  if (told && x->asked && !whole) { /* the client left while libmicrohttpd was looking */
+  if (told && !whole) { /* the client left while libmicrohttpd was looking */
     lua_rawgeti(server->L, LUA_REGISTRYINDEX, x->self);
     http_call_back(server, "gone", 1);
   }
@@ -304,7 +314,6 @@ static ssize_t read_stream(void *user, uint64_t position, char *to, size_t size)
   x->out_start += n;
   if (x->out_start == x->out_end)
     x->out_start = x->out_end = 0;
-  x->n_sent += (int64_t)n;
   return (ssize_t)n;
 }
 
@@ -419,23 +428,35 @@ static int query(lua_State *L) {
 /* exchange:body() -> text; nil, true: it was larger than the limit */
 static int body(lua_State *L) {
   const http_exchange *x = check(L);
-  if (x->body_too_big) {
+  if (x->body.too_big) {
     luaL_pushfail(L);
     lua_pushboolean(L, true);
     return 2;
   }
-  lua_pushlstring(L, x->body ? x->body : "", x->body_size);
+  lua_pushlstring(L, x->body.bytes ? x->body.bytes : "", x->body.size);
   return 1;
 }
 
-static int sent(lua_State *L) {
-  lua_pushinteger(L, check(L)->n_sent);
+/* exchange:id() -> text that names the request in the log */
+static int id(lua_State *L) {
+  const http_exchange *x = check(L);
+  lua_pushfstring(L, "%s%I", x->server->id_prefix, (LUAI_UACINT)x->serial);
   return 1;
 }
 
-static int token_in_query(lua_State *L) {
-  lua_pushboolean(L, check(L)->token_in_query);
-  return 1;
+/* exchange:log(head, route, status, n_bytes): adds its line to the server's log; log.h tells which
+ * texts. */
+static int log_line(lua_State *L) {
+  const http_exchange *x = check(L);
+  const http_log_entry entry = {.head = luaL_checkstring(L, 2),
+                                .route = luaL_checkstring(L, 3),
+                                .status = (unsigned)luaL_checkinteger(L, 4),
+                                .n_bytes = (uint64_t)luaL_checkinteger(L, 5),
+                                .took_ns = http_now_ns() - x->start_ns,
+                                .id_prefix = x->server->id_prefix,
+                                .serial = x->serial};
+  http_log_add(&x->server->log, &entry);
+  return 0;
 }
 
 void http_open_exchange(lua_State *L) {
@@ -450,8 +471,8 @@ void http_open_exchange(lua_State *L) {
                                      {"header", header},
                                      {"query", query},
                                      {"body", body},
-                                     {"sent", sent},
-                                     {"token_in_query", token_in_query},
+                                     {"id", id},
+                                     {"log", log_line},
                                      {NULL, NULL}};
   luaL_newmetatable(L, TYPE);
   luaL_newlib(L, methods);

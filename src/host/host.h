@@ -39,10 +39,17 @@ int host_interrupted(void);
 /* Prints "moonscope: " and the message on top of the stack on stderr, and pops it. */
 void host_report(lua_State *L);
 
-/* Lines from the terminal, edited, with a history in memory. false: no memory. */
-bool host_line_open(void);
+/*
+ * Lines from the terminal, edited, with a history in memory. At Tab `complete` is called with the
+ * text before the cursor and the terminal's width; it may call host_line_insert or host_line_show.
+ * false: no memory.
+ */
+typedef void (*host_line_completer)(void *user, const char *before, size_t size, int columns);
+bool host_line_open(host_line_completer complete, void *user);
 void host_line_close(void);
-void host_line_remember(const char *line);
+void host_line_remember(const char *text);
+void host_line_insert(const char *text); /* at the cursor */
+void host_line_show(const char *text);   /* below the line, which is then written again */
 
 typedef enum host_line_result {
   HOST_LINE_READ,     /* *line is borrowed until the next call, *size without its newline */
@@ -53,5 +60,13 @@ host_line_result host_line_read(const char *prompt, const char **line, size_t *s
 
 /* Reads statements from the terminal until its end. Returns the exit code. */
 int host_repl(lua_State *L);
+
+/* Whether each line of a text (or several, where one is incomplete) is a statement or an expression
+ * by itself, as at the prompt. */
+bool host_is_typed(lua_State *L, const char *text, size_t size);
+
+/* Runs such a text as if it was typed, and prints the values of its expressions. The first failure
+ * is reported and ends it. Returns the exit code. */
+int host_answer(lua_State *L, const char *text, size_t size);
 
 #endif

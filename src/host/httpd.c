@@ -5,6 +5,7 @@
 
 #include <linux/tcp.h>
 #include <netinet/in.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -20,18 +21,39 @@
 enum {
   SPARE_CONNECTIONS = 64, /* above the limit: those that are told so */
   IDLE_SECONDS = 120,     /* libmicrohttpd's: a connection on which nothing goes either way */
-  HEADER_MS = 10000,      /* in all, from the first byte, however it dribbles */
-  BODY_MS = 30000,
   MAX_EVENTS = 64,
   MAX_ROUNDS = 64,                 /* of the daemon in one run: the loop has others to serve */
   MAX_IDLE_ROUNDS = 8,             /* of them without a call */
-  MEMORY_OF_CONNECTION = 32 << 10, /* libmicrohttpd's: bounds the headers */
+  MEMORY_OF_CONNECTION = 16 << 10, /* libmicrohttpd's: bounds the headers. It is zeroed for each
+                                      request, so all of it counts for idle connections, too */
 };
 
-uint64_t http_now_ms(void) {
+static const uint64_t HEADER_NS = UINT64_C(10000000000), /* in all, from the first byte, however it
+                                                            dribbles */
+    BODY_NS = UINT64_C(30000000000);
+
+uint64_t http_now_ns(void) {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
-  return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+  return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+uint64_t http_now_ms(void) {
+  return http_now_ns() / 1000000;
+}
+
+/* Logs what was thrown, and pops it. */
+static void log_thrown(lua_State *L, const char *name) {
+  const char *message = lua_tostring(L, -1);
+  moon_log(MOON_LOG_ERROR, "http: %s: %s", name, message ? message : "an error that is no text");
+  lua_pop(L, 1);
+}
+
+/* Pushes a method of the object that is called back, and the object. */
+static void push_callback(lua_State *L, const http_server *server, const char *name) {
+  lua_rawgeti(L, LUA_REGISTRYINDEX, server->callbacks);
+  lua_getfield(L, -1, name);
+  lua_insert(L, -2);
 }
 
 bool http_call_back(http_server *server, const char *name, int n_args) {
@@ -40,15 +62,11 @@ bool http_call_back(http_server *server, const char *name, int n_args) {
     lua_pop(L, n_args);
     return false;
   }
-  lua_rawgeti(L, LUA_REGISTRYINDEX, server->callbacks);
-  lua_getfield(L, -1, name);
-  lua_replace(L, -2);
-  lua_insert(L, -1 - n_args);
-  if (lua_pcall(L, n_args, 0, 0) == LUA_OK)
+  push_callback(L, server, name);
+  lua_rotate(L, -2 - n_args, 2);
+  if (lua_pcall(L, n_args + 1, 0, 0) == LUA_OK)
     return true;
-  const char *message = lua_tostring(L, -1);
-  moon_log(MOON_LOG_ERROR, "http: %s: %s", name, message ? message : "an error that is no text");
-  lua_pop(L, 1);
+  log_thrown(L, name);
   return false;
 }
 
@@ -67,118 +85,107 @@ static enum MHD_Result collect_header(void *user, enum MHD_ValueKind kind, const
   return h->n <= GATE_MAX_HEADERS ? MHD_YES : MHD_NO;
 }
 
-static bool has_token_in_query(const http_exchange *x) {
-  const char *token = MHD_lookup_connection_value(x->connection, MHD_GET_ARGUMENT_KIND, "token");
-  return token && x->server->rules.token &&
-         gate_same_secret(x->server->rules.token, (gate_text){token, strlen(token)});
+/* A request for which libmicrohttpd calls. */
+typedef struct call {
+  http_server *server;
+  http_connection *on;
+  struct MHD_Connection *connection;
+  const char *method, *path;
+  bool token_in_query;
+  gate_verdict verdict; /* status 0: accepted */
+} call;
+
+static bool has_token_in_query(const call *c) {
+  const char *secret = c->server->rules.token;
+  if (!secret || strcmp(c->method, "GET") != 0)
+    return false;
+  const char *token = MHD_lookup_connection_value(c->connection, MHD_GET_ARGUMENT_KIND, "token");
+  return token && gate_same_secret(secret, (gate_text){token, strlen(token)});
 }
 
-static gate_verdict check_request(http_exchange *x, const char *version) {
+static gate_verdict check_request(const call *c, const char *version) {
   headers h;
   h.n = 0;
-  if (x->server->n_connections > x->server->limit)
+  if (c->server->n_connections > c->server->limit)
     return (gate_verdict){503, "EBUSY", "too many connections"};
-  MHD_get_connection_values_n(x->connection, MHD_HEADER_KIND, collect_header, &h);
-  x->token_in_query = has_token_in_query(x);
-  const gate_request request = {x->method, x->path, version,
-                                h.list,    h.n,     x->token_in_query && !strcmp(x->method, "GET")};
-  return gate_check(&x->server->rules, &request);
+  MHD_get_connection_values_n(c->connection, MHD_HEADER_KIND, collect_header, &h);
+  const gate_request request = {c->method, c->path, version, h.list, h.n, c->token_in_query};
+  return gate_check(&c->server->rules, &request);
 }
 
-/* Calls back with the exchange, its method, its path and the n texts or numbers that were pushed
- * after. */
-static void ask(http_exchange *x, const char *name, const gate_verdict *verdict) {
-  lua_State *L = x->server->L;
-  lua_rawgeti(L, LUA_REGISTRYINDEX, x->self);
-  lua_pushstring(L, x->method);
-  lua_pushstring(L, x->path);
-  if (verdict) {
+/* Calls back with a new exchange, its method and path and what the verdict says, in protected mode:
+ * lightuserdata of a call. */
+static int call_back(lua_State *L) {
+  call *c = lua_touserdata(L, 1);
+  const gate_verdict *verdict = &c->verdict;
+  push_callback(L, c->server, verdict->status ? "refused" : "request");
+  http_exchange *x = http_exchange_new(L, c->server, c->on, c->connection);
+  lua_pushstring(L, c->method);
+  lua_pushstring(L, c->path);
+  if (verdict->status) {
     lua_pushinteger(L, verdict->status);
     lua_pushstring(L, verdict->code);
     lua_pushstring(L, verdict->detail);
+  } else {
+    lua_pushboolean(L, c->token_in_query);
   }
-  x->state = HTTP_OPEN;
-  x->asked = true;
   x->inside = true;
-  bool called = http_call_back(x->server, name, verdict ? 6 : 3);
-  x->inside = false;
-  if (!x->response && (!called || verdict)) /* nobody will answer */
-    x->state = HTTP_GONE;
-}
-
-/* What may fail for lack of memory, in protected mode: lightuserdata of this. */
-typedef struct call {
-  http_server *server;
-  struct MHD_Connection *connection;
-  http_connection *on;
-  http_exchange *exchange;
-  const char *method, *path, *version;
-} call;
-
-/* A request whose headers have come. */
-static int begin(lua_State *L) {
-  call *c = lua_touserdata(L, 1);
-  http_exchange *x = http_exchange_new(L, c->server, c->on, c->connection);
-  c->exchange = x;
-  x->method = c->method;
-  x->path = c->path;
-  gate_verdict verdict = check_request(x, c->version);
-  if (verdict.status)
-    ask(x, "refused", &verdict);
+  lua_call(L, verdict->status ? 7 : 5, 0);
   return 0;
 }
 
-/* A request that has come as a whole. */
-static int dispatch(lua_State *L) {
-  call *c = lua_touserdata(L, 1);
-  c->exchange->method = c->method;
-  c->exchange->path = c->path;
-  c->on->phase = HTTP_BUSY;
-  ask(c->exchange, "request", NULL);
-  return 0;
-}
-
-static bool protected(call *c, lua_CFunction fn) {
+static enum MHD_Result ask(call *c) {
   lua_State *L = c->server->L;
-  if (!lua_checkstack(L, 8))
-    return false;
-  lua_pushcfunction(L, fn);
+  if (c->server->callbacks == LUA_NOREF || !lua_checkstack(L, 16))
+    return MHD_NO;
+  c->on->phase = HTTP_BUSY;
+  if (c->on->body.bytes)
+    c->on->since_ns = http_now_ns();
+  lua_pushcfunction(L, call_back);
   lua_pushlightuserdata(L, c);
-  bool done = lua_pcall(L, 1, 0, 0) == LUA_OK;
-  if (!done)
-    lua_pop(L, 1);
-  return done;
+  bool called = lua_pcall(L, 1, 0, 0) == LUA_OK;
+  if (!called)
+    log_thrown(L, "request");
+  http_exchange *x = c->on->exchange;
+  if (!x)
+    return MHD_NO;
+  x->inside = false;
+  if (!x->response && (!called || c->verdict.status)) /* nobody will answer */
+    x->state = HTTP_GONE;
+  return http_exchange_answer(x);
 }
 
 static http_connection *connection_of(struct MHD_Connection *connection) {
   return MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT)->socket_context;
 }
 
+/* Called when the headers have come, for each part of the body, when all has come, and whenever the
+ * connection was resumed. */
 static enum MHD_Result on_request(void *user, struct MHD_Connection *connection, const char *path,
                                   const char *method, const char *version, const char *data,
                                   size_t *size, void **state) {
-  http_exchange *x = *state;
-  ((http_server *)user)->n_calls++;
-  call c = {user, connection, connection_of(connection), x, method, path, version};
-  if (!c.on)
+  http_connection *on = connection_of(connection);
+  call c = {.server = user, .on = on, .connection = connection, .method = method, .path = path};
+  c.server->n_calls++;
+  if (!on)
     return MHD_NO;
-  if (!x) {
-    c.on->phase = HTTP_BODY;
-    c.on->since_ms = http_now_ms();
-    bool begun = protected(&c, begin);
-    *state = c.exchange;
-    if (!begun)
-      return MHD_NO;
-    return c.exchange->asked ? http_exchange_answer(c.exchange) : MHD_YES;
+  if (!*state) {
+    *state = on;
+    on->phase = HTTP_BODY;
+    on->since_ns = http_now_ns();
+    c.token_in_query = has_token_in_query(&c);
+    c.verdict = check_request(&c, version);
+    return c.verdict.status ? ask(&c) : MHD_YES;
   }
   if (*size) {
-    http_exchange_receive(x, data, *size);
+    http_body_receive(&on->body, data, *size);
     *size = 0;
     return MHD_YES;
   }
-  if (!x->asked && !protected(&c, dispatch))
-    return MHD_NO;
-  return http_exchange_answer(x);
+  if (on->exchange)
+    return http_exchange_answer(on->exchange);
+  c.token_in_query = has_token_in_query(&c);
+  return ask(&c);
 }
 
 static void on_completed(void *user, struct MHD_Connection *connection, void **state,
@@ -186,13 +193,14 @@ static void on_completed(void *user, struct MHD_Connection *connection, void **s
   http_connection *on = connection_of(connection);
   (void)why;
   ((http_server *)user)->n_calls++;
-  if (*state)
-    http_exchange_end(*state);
   *state = NULL;
-  if (on) {
-    on->phase = HTTP_IDLE;
-    on->n_bytes = 0;
-  }
+  if (!on)
+    return;
+  if (on->exchange)
+    http_exchange_end(on->exchange);
+  http_body_free(&on->body);
+  on->phase = HTTP_IDLE;
+  on->n_bytes = 0;
 }
 
 /* A path and the arguments of a query stay as they came; Lua decodes them, and refuses what is
@@ -240,17 +248,17 @@ static uint64_t received_bytes(int fd) {
 
 /* libmicrohttpd does not tell when the first bytes of a request come, and its timeout only sees
  * inactivity: the kernel's count of received bytes tells. */
-static void check_deadline(http_connection *c, uint64_t now_ms) {
+static void check_deadline(http_connection *c, uint64_t now_ns) {
   if (c->phase == HTTP_IDLE) {
     uint64_t n_bytes = received_bytes(c->fd);
     if (c->n_bytes && n_bytes != c->n_bytes) {
       c->phase = HTTP_HEADER;
-      c->since_ms = now_ms;
+      c->since_ns = now_ns;
     }
     c->n_bytes = n_bytes;
   }
-  if ((c->phase == HTTP_HEADER && now_ms - c->since_ms > HEADER_MS) ||
-      (c->phase == HTTP_BODY && now_ms - c->since_ms > BODY_MS))
+  if ((c->phase == HTTP_HEADER && now_ns - c->since_ns > HEADER_NS) ||
+      (c->phase == HTTP_BODY && now_ns - c->since_ns > BODY_NS))
     shutdown(c->fd, SHUT_RDWR);
 }
 
@@ -316,10 +324,17 @@ static int has_resumed(lua_State *L) {
 /* server:sweep(): deadlines; once a second */
 static int sweep(lua_State *L) {
   http_server *s = check_server(L);
-  uint64_t now_ms = http_now_ms();
+  uint64_t now_ns = http_now_ns();
   for (http_connection *c = s->connections; c; c = c->next)
-    check_deadline(c, now_ms);
-  http_websockets_sweep(s, now_ms);
+    check_deadline(c, now_ns);
+  http_websockets_sweep(s, now_ns / 1000000);
+  return 0;
+}
+
+/* server:flush_log(): writes the lines that exchange:log has gathered */
+static int flush_log(lua_State *L) {
+  http_server *s = luaL_checkudata(L, 1, TYPE);
+  http_log_flush(&s->log);
   return 0;
 }
 
@@ -364,8 +379,9 @@ static void stop_server(http_server *s) {
 static int stop(lua_State *L) {
   http_server *s = luaL_checkudata(L, 1, TYPE);
   s->L = L;
+  luaL_unref(L, LUA_REGISTRYINDEX, s->self);
   luaL_unref(L, LUA_REGISTRYINDEX, s->callbacks);
-  s->callbacks = LUA_NOREF; /* nobody is told any more */
+  s->self = s->callbacks = LUA_NOREF; /* nobody is told any more */
   stop_server(s);
   return 0;
 }
@@ -431,7 +447,7 @@ static int listen_on(lua_State *L) {
   http_server *s = lua_newuserdatauv(L, sizeof *s, 0);
   memset(s, 0, sizeof *s);
   s->listen_fd = s->epoll_fd = -1;
-  s->callbacks = LUA_NOREF;
+  s->self = s->callbacks = LUA_NOREF;
   luaL_setmetatable(L, TYPE);
   http_listener listener;
   moon_err err;
@@ -444,21 +460,24 @@ static int listen_on(lua_State *L) {
 }
 
 /*
- * server:start(callbacks, hosts, token): from now on it answers. callbacks:
- *   request(exchange, method, path)                          has come as a whole
- *   refused(exchange, method, path, status, code, detail)    answer it at once
- *   gone(exchange)                                           its client left before the answer was
- * complete opened(exchange, websocket)  message(websocket, text)  closed(websocket) hosts: a list
- * of lower-case names. token: nil where none is needed.
+ * server:start(callbacks, hosts, id_prefix, token): from now on it answers, by calling
+ *
+ *   callbacks:request(exchange, method, path, token_in_query)         has come as a whole
+ *   callbacks:refused(exchange, method, path, status, code, detail)   answer it at once
+ *   callbacks:gone(exchange)                                          its client left before the
+ * end callbacks:opened(exchange, websocket)  :message(websocket, text)  :closed(websocket)
+ *
+ * hosts: a list of lower-case names. token: nil where none is needed.
  */
 static int start(lua_State *L) {
   http_server *s = luaL_checkudata(L, 1, TYPE);
   luaL_checktype(L, 2, LUA_TTABLE);
   luaL_checktype(L, 3, LUA_TTABLE);
-  const char *token = luaL_optstring(L, 4, NULL);
+  const char *prefix = luaL_checkstring(L, 4), *token = luaL_optstring(L, 5, NULL);
   if (s->daemon || s->listen_fd < 0)
     return luaL_error(L, "http server: started already, or stopped");
   s->L = L;
+  snprintf(s->id_prefix, sizeof s->id_prefix, "%s", prefix);
   copy_hosts(L, 3, s);
   s->token = token ? strdup(token) : NULL;
   s->rules.token = s->token;
@@ -466,6 +485,8 @@ static int start(lua_State *L) {
     stop_server(s);
     return luaL_error(L, "http server: no memory");
   }
+  lua_pushvalue(L, 1);
+  s->self = luaL_ref(L, LUA_REGISTRYINDEX);
   lua_pushvalue(L, 2);
   s->callbacks = luaL_ref(L, LUA_REGISTRYINDEX);
   return 0;
@@ -497,9 +518,9 @@ static int info(lua_State *L) {
 
 static void open_server(lua_State *L) {
   static const luaL_Reg methods[] = {
-      {"start", start},     {"run", run},   {"sweep", sweep}, {"has_resumed", has_resumed},
-      {"quiesce", quiesce}, {"stop", stop}, {"fd", fd},       {"info", info},
-      {NULL, NULL}};
+      {"start", start},         {"run", run},   {"sweep", sweep}, {"has_resumed", has_resumed},
+      {"quiesce", quiesce},     {"stop", stop}, {"fd", fd},       {"info", info},
+      {"flush_log", flush_log}, {NULL, NULL}};
   static const luaL_Reg metamethods[] = {{"__gc", stop}, {"__close", stop}, {NULL, NULL}};
   luaL_newmetatable(L, TYPE);
   luaL_setfuncs(L, metamethods, 0);

@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "host/gate.h"
+#include "host/log.h"
 
 enum {
   HTTP_MAX_BODY = 8 << 20,  /* bytes of a request's body */
@@ -38,12 +39,20 @@ typedef enum http_phase {
   HTTP_BUSY, /* the request is complete: as long as the answer takes */
 } http_phase;
 
+/* A request's body, as far as it has come. */
+typedef struct http_body {
+  char *bytes; /* NULL: none */
+  size_t size, capacity;
+  bool too_big;
+} http_body;
+
 typedef struct http_connection {
   int fd;
   http_phase phase;
-  uint64_t since_ms; /* the start of this phase */
+  uint64_t since_ns; /* the start of this phase; HTTP_BUSY begins with the last byte that came */
   uint64_t n_bytes;  /* received when it became idle; 0 while that is not known */
-  http_exchange *exchange;
+  http_body body;
+  http_exchange *exchange; /* from when Lua is asked until it is over */
   struct http_connection *next, *before;
 } http_connection;
 
@@ -51,11 +60,14 @@ struct http_server {
   http_watched kind;         /* HTTP_DAEMON */
   struct MHD_Daemon *daemon; /* NULL: stopped */
   lua_State *L;              /* whoever runs the daemon at present */
-  int callbacks;             /* in the registry: a table of functions */
+  int self, callbacks;       /* in the registry while it runs; callbacks: an object */
   int epoll_fd, listen_fd, port;
   char address[64];
   bool loopback;
   bool resumed; /* some connection, since the daemon last ran */
+  uint64_t n_exchanges;
+  char id_prefix[16]; /* of this server's requests */
+  http_log log;
   gate_rules rules;
   char **hosts, *token; /* the rules' */
   int limit, n_connections;
@@ -65,7 +77,6 @@ struct http_server {
 };
 
 typedef enum http_state {
-  HTTP_READING,   /* its body */
   HTTP_OPEN,      /* Lua has it and has not answered */
   HTTP_ANSWERED,  /* with a whole body, or an upgrade */
   HTTP_STREAMING, /* the answer's head is there, more may come */
@@ -79,36 +90,35 @@ struct http_exchange {
   http_connection *on;               /* NULL: over */
   struct MHD_Connection *connection; /* NULL: over */
   int self;                          /* in the registry */
+  uint64_t serial;                   /* its id, behind the server's prefix */
+  uint64_t start_ns;
   http_state state;
-  bool inside;    /* libmicrohttpd is calling: an answer can be given right now */
-  bool asked;     /* Lua was asked */
-  bool suspended; /* and watched */
-  bool token_in_query;
+  bool inside;                   /* libmicrohttpd is calling: an answer can be given right now */
+  bool suspended;                /* and watched */
   struct MHD_Response *response; /* to be given at the next chance */
   unsigned status;
-  bool is_prepared;          /* the response is another's */
-  int prepared;              /* in the registry: whose; LUA_NOREF: it lives long enough */
-  const char *method, *path; /* while libmicrohttpd asks */
-  char *body;                /* of the request; NULL: none */
-  size_t body_size, body_capacity;
-  bool body_too_big;
+  bool is_prepared; /* the response is another's */
+  int prepared;     /* in the registry: whose; LUA_NOREF: it lives long enough */
+  http_body body;
   char *out; /* what a stream has to send: out[out_start...out_end) */
   size_t out_start, out_end, out_capacity;
-  int64_t n_sent;
 };
 
-/* Calls callbacks[name] with the n_args on top of the stack, which it pops. An error is logged:
+/* Calls callbacks:name() with the n_args on top of the stack, which it pops. An error is logged:
  * false. */
 bool http_call_back(http_server *server, const char *name, int n_args);
 
-/* Milliseconds of the monotonic clock. */
+/* Of the monotonic clock. */
+uint64_t http_now_ns(void);
 uint64_t http_now_ms(void);
 
-/* Pushes an exchange for a request that begins, and anchors it in the registry. */
+/* Keeps a part of the body; what is above the limit is dropped and noted. */
+void http_body_receive(http_body *body, const char *data, size_t size);
+void http_body_free(http_body *body);
+
+/* Pushes an exchange for a request that has come, with its body, and anchors it in the registry. */
 http_exchange *http_exchange_new(lua_State *L, http_server *server, http_connection *on,
                                  struct MHD_Connection *connection);
-/* Keeps a part of the body; what is above the limit is dropped and noted. */
-void http_exchange_receive(http_exchange *x, const char *data, size_t size);
 /* Gives the answer if there is one, else suspends until there is. */
 enum MHD_Result http_exchange_answer(http_exchange *x);
 /* The socket of a suspended one was closed from the other side. */

@@ -11,11 +11,14 @@
 
 #include "host/host.h"
 
-enum { HISTORY_LINES = 1000 };
+enum { HISTORY_ENTRIES = 1000 };
 
 static EditLine *editor;
 static History *history_lines;
 static const char *prompt;
+static host_line_completer completer;
+static void *completer_user;
+static unsigned char completion; /* what libedit shall do after it */
 
 /* SIGINT and SIGTERM are blocked while a line is edited, but for the wait for a key. There a signal
  * may jump: nothing but a system call is under way. (Waiting in ppoll and then reading would not
@@ -65,16 +68,39 @@ static char *current_prompt(EditLine *el) {
   return (char *)prompt;
 }
 
+void host_line_insert(const char *text) {
+  if (el_insertstr(editor, text) == 0)
+    completion = CC_REFRESH;
+}
+
+void host_line_show(const char *text) {
+  printf("\n%s\n", text);
+  completion = CC_REDISPLAY;
+}
+
+static unsigned char on_tab(EditLine *el, wint_t key) {
+  (void)key;
+  const LineInfo *line = el_line(el);
+  int columns = 80;
+  el_get(el, EL_GETTC, "co", &columns);
+  completion = CC_ERROR; /* a beep */
+  completer(completer_user, line->buffer, (size_t)(line->cursor - line->buffer), columns);
+  return completion;
+}
+
 static void bind_keys(void) {
   static const char *const keys[][2] = {
       {"^R", "em-inc-search-prev"}, {"\\e[1~", "ed-move-to-beg"}, {"\\e[4~", "ed-move-to-end"},
       {"\\e[H", "ed-move-to-beg"},  {"\\e[F", "ed-move-to-end"},  {"\\e[3~", "ed-delete-next-char"},
+      {"^I", "complete"},
   };
   for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
     el_set(editor, EL_BIND, keys[i][0], keys[i][1], NULL);
 }
 
-bool host_line_open(void) {
+bool host_line_open(host_line_completer complete, void *user) {
+  completer = complete;
+  completer_user = user;
   sigemptyset(&signals);
   sigaddset(&signals, SIGINT);
   sigaddset(&signals, SIGTERM);
@@ -84,11 +110,13 @@ bool host_line_open(void) {
   if (!editor || !history_lines)
     return false;
   HistEvent event;
-  history(history_lines, &event, H_SETSIZE, HISTORY_LINES);
+  history(history_lines, &event, H_SETSIZE, HISTORY_ENTRIES);
+  history(history_lines, &event, H_SETUNIQUE, 1);
   el_set(editor, EL_HIST, history, history_lines);
   el_set(editor, EL_EDITOR, "emacs");
   el_set(editor, EL_PROMPT, current_prompt);
   el_set(editor, EL_GETCFN, read_key);
+  el_wset(editor, EL_ADDFN, L"complete", L"Offers what may stand here", on_tab); /* el_set leaks */
   bind_keys();
   return true;
 }
@@ -98,9 +126,9 @@ void host_line_close(void) {
   el_end(editor);
 }
 
-void host_line_remember(const char *line) {
+void host_line_remember(const char *text) {
   HistEvent event;
-  history(history_lines, &event, H_ENTER, line);
+  history(history_lines, &event, H_ENTER, text);
 }
 
 /* el_gets with on_signal in place */

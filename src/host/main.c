@@ -79,7 +79,7 @@ static void drop_relative_modules(lua_State *L) {
   lua_pop(L, 3);
 }
 
-/* EXECUTABLE/../share/moonscope/lua, in the build tree as well as where it is installed */
+/* EXECUTABLE/../share/lua/5.4, in the build tree as well as where it is installed */
 static void add_own_folder(lua_State *L) {
   char path[PATH_MAX];
   ssize_t size = readlink("/proc/self/exe", path, sizeof path - 1);
@@ -88,7 +88,7 @@ static void add_own_folder(lua_State *L) {
   path[size] = '\0';
   for (int i = 0; i < 2; i++) /* the name, then bin/ */
     *strrchr(path, '/') = '\0';
-  lua_pushfstring(L, "%s/share/moonscope/lua", path);
+  lua_pushfstring(L, "%s/share/lua/5.4", path);
   add_folder(L, lua_tostring(L, -1));
   lua_pop(L, 1);
 }
@@ -102,23 +102,27 @@ static void add_script_folder(lua_State *L, const char *script) {
   add_folder(L, *path ? path : "/");
 }
 
-/* __index of the globals for -e and the prompt: `ms` is loaded when it is first used. */
-static int load_ms(lua_State *L) {
-  const char *name = lua_tostring(L, 2);
-  if (!name || strcmp(name, "ms") != 0)
-    return 0;
-  lua_getglobal(L, "require");
-  lua_pushliteral(L, "moonscope");
-  lua_call(L, 1, 1);
-  lua_pushvalue(L, -1);
-  lua_setglobal(L, "ms");
-  return 1;
+/* __index of the globals for -e, the prompt and a pipe: `ms` and `help` are loaded when used. */
+static int load_offered(lua_State *L) {
+  static const char *const offered[][2] = {{"ms", "moonscope"}, {"help", "moonscope.help"}};
+  const char *name = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : "";
+  for (size_t i = 0; i < sizeof offered / sizeof *offered; i++) {
+    if (strcmp(name, offered[i][0]) != 0)
+      continue;
+    lua_getglobal(L, "require");
+    lua_pushstring(L, offered[i][1]);
+    lua_call(L, 1, 1);
+    lua_pushvalue(L, -1);
+    lua_setglobal(L, name);
+    return 1;
+  }
+  return 0;
 }
 
-static void offer_ms(lua_State *L) {
+static void offer_modules(lua_State *L) {
   lua_pushglobaltable(L);
   lua_createtable(L, 0, 1);
-  lua_pushcfunction(L, load_ms);
+  lua_pushcfunction(L, load_offered);
   lua_setfield(L, -2, "__index");
   lua_setmetatable(L, -2);
   lua_pop(L, 1);
@@ -164,10 +168,46 @@ static int run_script(lua_State *L, int argc, char **argv, int name) {
 static int run_code(lua_State *L, int argc, char **argv, int name) {
   if (name == argc)
     return fputs("moonscope: -e: code expected\n", stderr), EXIT_USAGE;
-  offer_ms(L);
+  offer_modules(L);
   const char *code = argv[name];
   return run_chunk(L, luaL_loadbufferx(L, code, strlen(code), "=(command line)", "t"), argc, argv,
                    name);
+}
+
+/* All of standard input. */
+static const char *push_input(lua_State *L, size_t *size) {
+  luaL_Buffer b;
+  size_t n;
+  luaL_buffinit(L, &b);
+  while ((n = fread(luaL_prepbuffer(&b), 1, LUAL_BUFFERSIZE, stdin)) > 0)
+    luaL_addsize(&b, n);
+  luaL_pushresult(&b);
+  return lua_tolstring(L, -1, size);
+}
+
+/* "return " and the code compiles */
+static bool is_expression(lua_State *L, const char *code) {
+  lua_pushfstring(L, "return %s", code);
+  bool is = luaL_loadstring(L, lua_tostring(L, -1)) == LUA_OK;
+  lua_pop(L, 2);
+  return is;
+}
+
+/* From a pipe comes a script. What is an expression, or no script but what one would type at the
+ * prompt, is answered as there. */
+static int run_piped(lua_State *L, char **argv) {
+  size_t size;
+  const char *text = push_input(L, &size);
+  size_t skipped = *text == '#' ? strcspn(text, "\n") : 0; /* as luaL_loadfile does */
+  const char *code = text + skipped;
+  offer_modules(L);
+  int status = luaL_loadbufferx(L, code, size - skipped, "=stdin", "t");
+  bool is_script = status == LUA_OK && !is_expression(L, code);
+  if (is_script || !host_is_typed(L, code, size - skipped))
+    return run_chunk(L, status, 2, (char *[]){argv[0], "-", NULL}, 1);
+  lua_pop(L, 1);
+  int answered = host_answer(L, code, size - skipped);
+  return host_interrupted() ? EXIT_SIGNAL + host_interrupted() : answered;
 }
 
 /* require("moonscope.cli").main(argv[first], ...) gives the exit code */
@@ -187,23 +227,23 @@ static int run_command(lua_State *L, int argc, char **argv, int first) {
   return (int)lua_tointeger(L, -1);
 }
 
-static bool is_script(const char *name) {
+static bool is_script_name(const char *name) {
   size_t size = strlen(name);
   return !strcmp(name, "-") || strchr(name, '/') || (size > 4 && !strcmp(name + size - 4, ".lua"));
 }
 
 static int run(lua_State *L, int argc, char **argv) {
   if (argc == 1 && isatty(STDIN_FILENO)) {
-    offer_ms(L);
+    offer_modules(L);
     return host_repl(L);
   }
   if (argc == 1)
-    return run_script(L, 2, (char *[]){argv[0], "-", NULL}, 1);
+    return run_piped(L, argv);
   if (!strcmp(argv[1], "--version"))
     return printf("moonscope " MOON_VERSION "\n"), EXIT_SUCCESS;
   if (!strcmp(argv[1], "-e"))
     return run_code(L, argc, argv, 2);
-  if (is_script(argv[1]))
+  if (is_script_name(argv[1]))
     return run_script(L, argc, argv, 1);
   return run_command(L, argc, argv, 1);
 }

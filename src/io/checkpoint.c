@@ -323,6 +323,11 @@ moon_bytes *moon_checkpoint_file(const moon_checkpoint *checkpoint) {
   return checkpoint->n_files == 1 ? checkpoint->files[0] : NULL;
 }
 
+moon_bytes *const *moon_checkpoint_files(const moon_checkpoint *checkpoint, size_t *count) {
+  *count = checkpoint->n_files;
+  return checkpoint->files;
+}
+
 size_t moon_checkpoint_count(const moon_checkpoint *checkpoint) {
   return checkpoint->n_entries;
 }

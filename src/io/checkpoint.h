@@ -41,6 +41,8 @@ const char *moon_checkpoint_format(
     const moon_checkpoint *checkpoint); /* "safetensors", "pth", "npz", "npy" */
 /* Its bytes, borrowed; NULL where it is in several files. */
 moon_bytes *moon_checkpoint_file(const moon_checkpoint *checkpoint);
+/* All of its files: [*count], borrowed. */
+moon_bytes *const *moon_checkpoint_files(const moon_checkpoint *checkpoint, size_t *count);
 size_t moon_checkpoint_count(const moon_checkpoint *checkpoint);
 const moon_entry *moon_checkpoint_entry(const moon_checkpoint *checkpoint,
                                         size_t index); /* borrowed */

@@ -11,7 +11,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define WRITE_MAX     ((size_t)1 << 30) /* Linux writes no more than 2 GiB at once */
+#include "io/confine.h"
+
+#define PIECE         ((size_t)4 << 20) /* written at once; then the disk may begin with it */
 #define WRITEBACK_MIN ((size_t)1 << 20)
 
 /* Bytes of path up to and with its last '/'; 0 in the working directory. */
@@ -31,12 +33,10 @@ static char *temporary_name(const char *path) {
   return name;
 }
 
-static moon_status check_target(const char *path, moon_err *err) {
-  struct stat target;
-  if (!path[folder_size(path)])
-    return moon_fail(err, MOON_EINVAL, "%s: not the name of a file", path);
-  if (stat(path, &target) == 0 && !S_ISREG(target.st_mode))
-    return moon_fail(err, MOON_EINVAL, "%s: there already, and not a regular file", path);
+static moon_status check_target(const moon_outfile *out, moon_err *err) {
+  struct stat found;
+  if (stat(out->target, &found) == 0 && !S_ISREG(found.st_mode))
+    return moon_fail(err, MOON_EINVAL, "%s: there already, and not a regular file", out->path);
   return MOON_OK;
 }
 
@@ -92,7 +92,7 @@ static bool lock_file(int fd) {
 static moon_status create_temporary(moon_outfile *out, moon_err *err) {
   for (;;) {
     free(out->temporary);
-    out->temporary = temporary_name(out->path);
+    out->temporary = temporary_name(out->target);
     if (!out->temporary)
       return moon_fail(err, MOON_ENOMEM, "no memory for a path");
     out->fd = open(out->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666);
@@ -111,41 +111,50 @@ static moon_status create_temporary(moon_outfile *out, moon_err *err) {
 }
 
 moon_status moon_outfile_create(moon_outfile *out, const char *path, moon_err *err) {
-  *out = (moon_outfile){.fd = -1, .lock_fd = -1};
-  moon_status status = check_target(path, err);
-  if (status != MOON_OK)
-    return status;
+  *out = (moon_outfile){.fd = -1, .lock_fd = -1, .folder_fd = -1};
+  if (!path[folder_size(path)])
+    return moon_fail(err, MOON_EINVAL, "%s: not the name of a file", path);
   out->path = strdup(path);
   if (!out->path)
     return moon_fail(err, MOON_ENOMEM, "no memory for a path");
-  remove_leftovers(path);
+  moon_status status = moon_confine_target(&out->target, &out->folder_fd, path, err);
+  if (status == MOON_OK)
+    status = check_target(out, err);
+  if (status != MOON_OK)
+    return status;
+  remove_leftovers(out->target);
   return create_temporary(out, err);
 }
 
-/* Lets the disk begin with what was just written, so that the sync at the end is short. */
-static void start_writing(int fd, size_t size) {
-  off_t end = lseek(fd, 0, SEEK_CUR);
-  if (size >= WRITEBACK_MIN && end >= (off_t)size)
-    sync_file_range(fd, end - (off_t)size, (off_t)size,
-                    SYNC_FILE_RANGE_WRITE); /* a hint: may fail */
-}
-
-moon_status moon_outfile_append(moon_outfile *out, const void *data, size_t size, moon_err *err) {
-  const char *p = data;
-  size_t total = size;
-  while (size) {
-    ssize_t n = write(out->fd, p, size < WRITE_MAX ? size : WRITE_MAX);
+static moon_status write_piece(const moon_outfile *out, const char *data, size_t size, size_t at,
+                               moon_err *err) {
+  for (size_t done = 0; done < size;) {
+    ssize_t n = pwrite(out->fd, data + done, size - done, (off_t)(at + done));
     if (n < 0 && errno == EFAULT) /* data: pages of a mapping, which the kernel does not signal */
       return moon_fail(err, MOON_EIO, "%s: the file that it is copied from was cut off", out->path);
     if (n < 0 && errno != EINTR)
       return moon_fail_os(err, out->path);
-    if (n > 0) {
-      p += n;
-      size -= (size_t)n;
-    }
+    done += n > 0 ? (size_t)n : 0;
   }
-  start_writing(out->fd, total);
+  if (size >= WRITEBACK_MIN) /* so that the sync at the end is short; a hint: may fail */
+    sync_file_range(out->fd, (off_t)at, (off_t)size, SYNC_FILE_RANGE_WRITE);
   return MOON_OK;
+}
+
+moon_status moon_outfile_write(const moon_outfile *out, const void *data, size_t size, size_t at,
+                               moon_err *err) {
+  moon_status status = MOON_OK;
+  for (size_t done = 0; done < size && status == MOON_OK; done += PIECE)
+    status = write_piece(out, (const char *)data + done, size - done < PIECE ? size - done : PIECE,
+                         at + done, err);
+  return status;
+}
+
+moon_status moon_outfile_append(moon_outfile *out, const void *data, size_t size, moon_err *err) {
+  moon_status status = moon_outfile_write(out, data, size, out->size, err);
+  if (status == MOON_OK)
+    out->size += size;
+  return status;
 }
 
 moon_status moon_outfile_seal(moon_outfile *out, moon_err *err) {
@@ -165,28 +174,40 @@ static void release_lock(moon_outfile *out) {
   out->lock_fd = -1;
 }
 
-static moon_status sync_folder(const char *path, moon_err *err) {
-  size_t size = folder_size(path);
-  char *folder = size ? strndup(path, size) : strdup(".");
+static moon_status sync_folder(const moon_outfile *out, moon_err *err) {
+  size_t size = folder_size(out->target);
+  char *folder = size ? strndup(out->target, size) : strdup(".");
   if (!folder)
     return moon_fail(err, MOON_ENOMEM, "no memory for a path");
   int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  moon_status status = fd < 0 || fsync(fd) ? moon_fail_os(err, folder) : MOON_OK;
+  moon_status status = fd < 0 || fsync(fd) ? moon_fail_os(err, out->path) : MOON_OK;
   if (fd >= 0)
     close(fd);
   free(folder);
   return status;
 }
 
-moon_status moon_outfile_publish(moon_outfile *out, moon_err *err) {
+/* move: rename, or link. */
+static moon_status publish(moon_outfile *out, int (*move)(const char *, const char *),
+                           moon_err *err) {
   if (!out->sealed || !out->temporary)
     return moon_fail(err, MOON_EINVAL, "%s: not sealed, or published already", out->path);
-  if (rename(out->temporary, out->path))
+  if (move(out->temporary, out->target))
     return moon_fail_os(err, out->path);
+  if (move == link)
+    unlink(out->temporary);
   free(out->temporary);
   out->temporary = NULL;
   release_lock(out);
-  return sync_folder(out->path, err);
+  return sync_folder(out, err);
+}
+
+moon_status moon_outfile_publish(moon_outfile *out, moon_err *err) {
+  return publish(out, rename, err);
+}
+
+moon_status moon_outfile_publish_new(moon_outfile *out, moon_err *err) {
+  return publish(out, link, err);
 }
 
 void moon_outfile_close(moon_outfile *out) {
@@ -195,7 +216,10 @@ void moon_outfile_close(moon_outfile *out) {
   if (out->temporary)
     unlink(out->temporary);
   release_lock(out);
+  if (out->folder_fd >= 0)
+    close(out->folder_fd);
   free(out->temporary);
+  free(out->target);
   free(out->path);
-  *out = (moon_outfile){.fd = -1, .lock_fd = -1};
+  *out = (moon_outfile){.fd = -1, .lock_fd = -1, .folder_fd = -1};
 }

@@ -23,9 +23,16 @@ static int peek(const moon_scan *scan) {
 }
 
 static int peek_token(moon_scan *scan) {
-  while (peek(scan) == ' ' || peek(scan) == '\n' || peek(scan) == '\t' || peek(scan) == '\r')
+  int c = peek(scan);
+  while (c == ' ' || c == '\n' || c == '\t' || c == '\r') {
     scan->at++;
-  return peek(scan);
+    c = peek(scan);
+  }
+  return c;
+}
+
+int moon_scan_peek(moon_scan *scan) {
+  return peek_token(scan);
 }
 
 void moon_scan_fail(moon_scan *scan, const char *expected) {
@@ -139,30 +146,60 @@ static size_t put_escape(moon_scan *scan, char *out) {
   return put_utf8(out, name ? (uint32_t)values[name - names] : read_escape(scan));
 }
 
-const char *moon_scan_text(moon_scan *scan) {
-  size_t used = 0, start;
-  if (peek_token(scan) != '"')
-    moon_scan_fail(scan, "a string");
-  start = scan->at += !scan->status;
-  while (!scan->status && peek(scan) != '"' && reserve(scan, used, 5)) {
-    int c = peek(scan);
-    if (c < 0x20)
-      moon_scan_fail(scan, c < 0 ? "the end of a string" : "no control byte in a string");
-    scan->at += !scan->status;
-    if (c == '\\')
-      used += put_escape(scan, scan->text + used);
-    else
-      scan->text[used++] = (char)c;
+/* How many bytes of a string come before its end, an escape or a control byte. */
+static size_t plain_size(const uint8_t *text, size_t size) {
+  size_t n = 0;
+  while (n < size && text[n] != '"' && text[n] != '\\' && text[n] >= 0x20)
+    n++;
+  return n;
+}
+
+/* What stands at the end of a plain run, into out, which has room for 4 bytes. */
+static size_t put_special(moon_scan *scan, char *out) {
+  int c = peek(scan);
+  if (c == '\\') {
+    scan->at++;
+    return put_escape(scan, out);
   }
-  expect(scan, '"');
-  if (scan->status || !reserve(scan, used, 1))
-    return "";
+  moon_scan_fail(scan, c < 0 ? "the end of a string" : "no control byte in a string");
+  return 0;
+}
+
+/* Up to the closing quote. */
+static void read_text(moon_scan *scan) {
+  size_t used = 0;
+  for (;;) {
+    const uint8_t *from = scan->data + scan->at;
+    size_t n = plain_size(from, scan->size - scan->at);
+    if (!reserve(scan, used, n + 5))
+      return;
+    memcpy(scan->text + used, from, n);
+    used += n;
+    scan->at += n;
+    if (peek(scan) == '"')
+      break;
+    used += put_special(scan, scan->text + used);
+    if (scan->status)
+      return;
+  }
+  scan->at++;
   scan->text[used] = 0;
-  if (moon_utf8_valid(scan->text, used))
-    return scan->text;
-  scan->at = start;
-  moon_scan_fail(scan, "a string in UTF-8");
-  return "";
+  scan->text_size = used;
+}
+
+const char *moon_scan_text(moon_scan *scan) {
+  scan->text_size = 0;
+  if (peek_token(scan) != '"') {
+    moon_scan_fail(scan, "a string");
+    return "";
+  }
+  size_t start = ++scan->at;
+  read_text(scan);
+  if (!scan->status && !moon_utf8_valid(scan->text, scan->text_size)) {
+    scan->at = start;
+    moon_scan_fail(scan, "a string in UTF-8");
+  }
+  return scan->status ? "" : scan->text;
 }
 
 const char *moon_scan_key(moon_scan *scan) {

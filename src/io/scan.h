@@ -19,7 +19,7 @@ typedef struct moon_scan {
   const uint8_t *data;
   size_t size, at;
   char *text; /* of the last string; the scan's own */
-  size_t text_room;
+  size_t text_size, text_room;
   moon_status status;
   moon_err *err;
 } moon_scan;
@@ -34,7 +34,10 @@ void moon_scan_fail(moon_scan *scan, const char *expected);
 void moon_scan_enter(moon_scan *scan, char open); /* '{' or '[' */
 /* Is there another member or element? Passes over the comma, or over `close` at the end. */
 bool moon_scan_more(moon_scan *scan, char close, bool *first);
-/* UTF-8 without zero bytes, valid until the next string is read; "" after a failure. */
+/* The first byte of the next value or mark; -1 at the end and after a failure. */
+int moon_scan_peek(moon_scan *scan);
+/* UTF-8 without zero bytes, scan->text_size of them, valid until the next string is read; "" after
+ * a failure. */
 const char *moon_scan_text(moon_scan *scan);
 const char *moon_scan_key(moon_scan *scan); /* a string and the colon behind it */
 int64_t moon_scan_whole(moon_scan *scan);   /* a whole number >= 0; 0 after a failure */

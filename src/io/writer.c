@@ -17,7 +17,9 @@ struct moon_writer {
   moon_outfile file;
   moon_digest *digest;
   size_t *order; /* [n_plans] */
-  size_t data_size, data_left, size;
+  size_t data_size, size;
+  size_t data_left;             /* not taken yet */
+  _Atomic(size_t) data_missing; /* not written yet */
 };
 
 typedef struct place {
@@ -116,15 +118,9 @@ static moon_status fill_header(json_t *header, moon_writer *writer, const place 
   return MOON_OK;
 }
 
-/* Piece by piece, so that what was hashed is still in the cache when it is written. */
 static moon_status append(moon_writer *writer, const void *data, size_t size, moon_err *err) {
-  moon_status status = MOON_OK;
-  for (size_t done = 0; done < size && status == MOON_OK; done += PIECE) {
-    size_t n = size - done < PIECE ? size - done : PIECE;
-    moon_digest_add(writer->digest, (const uint8_t *)data + done, n);
-    status = moon_outfile_append(&writer->file, (const uint8_t *)data + done, n, err);
-  }
-  return status;
+  moon_digest_add(writer->digest, data, size);
+  return moon_outfile_append(&writer->file, data, size, err);
 }
 
 /* NULL: no memory. Into a buffer of the right size, as json_dumps leaves out a key whose text it
@@ -180,7 +176,7 @@ static moon_status start(moon_writer *writer, const place *places, size_t n_plan
   if (status == MOON_OK)
     status = write_header(writer, header, err);
   json_decref(header);
-  writer->data_left = writer->data_size;
+  writer->data_left = writer->data_missing = writer->data_size;
   return status;
 }
 
@@ -233,20 +229,45 @@ size_t moon_writer_size(const moon_writer *writer) {
   return writer->size;
 }
 
-moon_status moon_writer_append(moon_writer *writer, const void *data, size_t size, moon_err *err) {
+moon_status moon_writer_take(moon_writer *writer, size_t size, size_t *at, moon_err *err) {
   if (size > writer->data_left || writer->file.fd < 0)
     return moon_fail(err, MOON_EINVAL, "%s: %zu bytes more than its header says", writer->file.path,
                      size - writer->data_left);
-  moon_status status = append(writer, data, size, err);
+  *at = writer->file.size;
+  writer->file.size += size;
+  writer->data_left -= size;
+  return MOON_OK;
+}
+
+void moon_writer_hash(moon_writer *writer, const void *data, size_t size) {
+  moon_digest_add(writer->digest, data, size);
+}
+
+moon_status moon_writer_write(moon_writer *writer, const void *data, size_t size, size_t at,
+                              moon_err *err) {
+  moon_status status = moon_outfile_write(&writer->file, data, size, at, err);
   if (status == MOON_OK)
-    writer->data_left -= size;
+    atomic_fetch_sub(&writer->data_missing, size);
+  return status;
+}
+
+/* Piece by piece, so that what was hashed is still in the cache when it is written. */
+moon_status moon_writer_append(moon_writer *writer, const void *data, size_t size, moon_err *err) {
+  size_t at;
+  moon_status status = moon_writer_take(writer, size, &at, err);
+  for (size_t done = 0; done < size && status == MOON_OK; done += PIECE) {
+    size_t n = size - done < PIECE ? size - done : PIECE;
+    moon_writer_hash(writer, (const uint8_t *)data + done, n);
+    status = moon_writer_write(writer, (const uint8_t *)data + done, n, at + done, err);
+  }
   return status;
 }
 
 moon_status moon_writer_seal(moon_writer *writer, char sha256[MOON_SHA256_TEXT], moon_err *err) {
-  if (writer->data_left || writer->file.fd < 0)
+  size_t missing = atomic_load(&writer->data_missing);
+  if (missing || writer->file.fd < 0)
     return moon_fail(err, MOON_EINVAL, "%s: %zu bytes are missing, or it is sealed already",
-                     writer->file.path, writer->data_left);
+                     writer->file.path, missing);
   moon_status status = moon_digest_text(writer->digest, sha256, err);
   return status == MOON_OK ? moon_outfile_seal(&writer->file, err) : status;
 }

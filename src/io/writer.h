@@ -39,6 +39,12 @@ size_t moon_writer_size(const moon_writer *writer); /* of the whole file in byte
 /* Appends size bytes of the data, in the order of the file, in pieces of any size. MOON_EINVAL past
  * the end. */
 moon_status moon_writer_append(moon_writer *writer, const void *data, size_t size, moon_err *err);
+/* The same in steps, so that two threads can share the work: takes the next size bytes of the file,
+ * from *at on, which are then hashed in the order of the file and written in any. */
+moon_status moon_writer_take(moon_writer *writer, size_t size, size_t *at, moon_err *err);
+void moon_writer_hash(moon_writer *writer, const void *data, size_t size);
+moon_status moon_writer_write(moon_writer *writer, const void *data, size_t size, size_t at,
+                              moon_err *err);
 /* All bytes must be there: syncs and closes the file and gives its sha256. */
 moon_status moon_writer_seal(moon_writer *writer, char sha256[MOON_SHA256_TEXT], moon_err *err);
 /* After seal: the file gets its name, atomically, and the folder is synced. */

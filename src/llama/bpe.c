@@ -29,17 +29,23 @@ typedef struct moon_bpe_run {
   uint32_t first;
 } run;
 
-moon_status moon_bpe_init(moon_bpe *bpe, uint32_t max_merges, uint64_t seed, moon_err *err) {
+#define EMPTY     UINT64_MAX
+#define RANK_MASK ((uint64_t)MOON_BPE_NO_RANK)
+
+moon_status moon_bpe_init(moon_bpe *bpe, size_t max_merges, uint64_t seed, moon_err *err) {
   size_t n_slots = 16;
-  while (n_slots < 2 * (size_t)max_merges)
+  *bpe = (moon_bpe){0};
+  if (max_merges >= MOON_BPE_NO_RANK)
+    return moon_fail(err, MOON_EUNSUPPORTED, "%zu merges, expected less than %u", max_merges,
+                     MOON_BPE_NO_RANK);
+  while (2 * n_slots < 3 * max_merges)
     n_slots *= 2;
   *bpe = (moon_bpe){.mask = n_slots - 1, .seed = seed};
-  bpe->merged = malloc(((size_t)max_merges + 1) * sizeof *bpe->merged);
+  bpe->merged = malloc((max_merges + 1) * sizeof *bpe->merged);
   bpe->slots = malloc(n_slots * sizeof *bpe->slots);
   if (!bpe->merged || !bpe->slots)
-    return moon_fail(err, MOON_ENOMEM, "no memory for %u merges", max_merges);
-  for (size_t i = 0; i < n_slots; i++)
-    bpe->slots[i].rank = MOON_BPE_NO_RANK;
+    return moon_fail(err, MOON_ENOMEM, "no memory for %zu merges", max_merges);
+  memset(bpe->slots, 0xff, n_slots * sizeof *bpe->slots);
   return MOON_OK;
 }
 
@@ -48,24 +54,31 @@ void moon_bpe_free(moon_bpe *bpe) {
   free(bpe->slots);
 }
 
+static uint64_t pair_of(int32_t left, int32_t right) {
+  return (uint64_t)left << 20 | (uint32_t)right;
+}
+
 /* The slot of this pair, or the empty one where it would go. */
-static moon_bpe_slot *slot_of(const moon_bpe *bpe, int32_t left, int32_t right) {
-  uint64_t pair = (uint64_t)left << 32 | (uint32_t)right;
+static uint64_t *slot_of(const moon_bpe *bpe, uint64_t pair) {
   uint64_t h = (pair ^ bpe->seed) * 0x9e3779b97f4a7c15u;
   h = (h ^ (h >> 32)) * 0x9e3779b97f4a7c15u;
   for (size_t i = h ^ (h >> 32);; i++) {
-    moon_bpe_slot *slot = &bpe->slots[i & bpe->mask];
-    if (slot->rank == MOON_BPE_NO_RANK || slot->pair == pair)
+    uint64_t *slot = &bpe->slots[i & bpe->mask];
+    if (*slot == EMPTY || *slot >> MOON_BPE_RANK_BITS == pair)
       return slot;
   }
 }
 
+/* MOON_BPE_NO_RANK: they do not merge. */
+static uint32_t rank_of(const moon_bpe *bpe, int32_t left, int32_t right) {
+  return (uint32_t)(*slot_of(bpe, pair_of(left, right)) & RANK_MASK);
+}
+
 bool moon_bpe_add(moon_bpe *bpe, int32_t left, int32_t right, int32_t merged) {
-  moon_bpe_slot *slot = slot_of(bpe, left, right);
-  if (slot->rank != MOON_BPE_NO_RANK)
+  uint64_t pair = pair_of(left, right), *slot = slot_of(bpe, pair);
+  if (*slot != EMPTY)
     return false;
-  slot->pair = (uint64_t)left << 32 | (uint32_t)right;
-  slot->rank = bpe->n_merges;
+  *slot = pair << MOON_BPE_RANK_BITS | bpe->n_merges;
   bpe->merged[bpe->n_merges++] = merged;
   return true;
 }
@@ -175,8 +188,8 @@ static node queue_pop(moon_bpe_scratch *s) {
 /* Looks up the merge of symbol i with the next one and queues it. */
 static void queue_merge(const moon_bpe *bpe, moon_bpe_scratch *s, uint32_t i) {
   symbol *left = &s->symbols[i];
-  left->rank = left->next == NONE ? MOON_BPE_NO_RANK
-                                  : slot_of(bpe, left->id, s->symbols[left->next].id)->rank;
+  left->rank =
+      left->next == NONE ? MOON_BPE_NO_RANK : rank_of(bpe, left->id, s->symbols[left->next].id);
   if (left->rank != MOON_BPE_NO_RANK)
     queue_push(s, left->rank, i);
 }

@@ -8,25 +8,24 @@
 
 #include "moon.h"
 
-typedef struct moon_bpe_slot {
-  uint64_t pair; /* left id << 32 | right id */
-  uint32_t rank; /* MOON_BPE_NO_RANK: the slot is empty */
-} moon_bpe_slot;
-
-#define MOON_BPE_NO_RANK UINT32_MAX
+/* Ids have 20 bits (MOON_VOCAB_MAX), so that a merge is one word: left, right and rank. */
+#define MOON_BPE_RANK_BITS 24
+#define MOON_BPE_NO_RANK   (((uint32_t)1 << MOON_BPE_RANK_BITS) - 1)
 
 /* Filled once, then only read. */
 typedef struct moon_bpe {
   int32_t byte_ids[256];
   int32_t *merged; /* [n_merges], by rank: the id that left and right become */
   uint32_t n_merges;
-  moon_bpe_slot *slots; /* [mask + 1], by the hash of the pair */
+  uint64_t
+      *slots; /* [mask + 1], by the hash of the pair: left, right and rank; UINT64_MAX: empty */
   size_t mask;
   uint64_t seed;
 } moon_bpe;
 
-/* MOON_ENOMEM. Free it even after a failure. The seed is the vocabulary's. */
-moon_status moon_bpe_init(moon_bpe *bpe, uint32_t max_merges, uint64_t seed, moon_err *err);
+/* MOON_EUNSUPPORTED (more merges than ranks), MOON_ENOMEM. Free it even after a failure. The seed
+ * is the vocabulary's. */
+moon_status moon_bpe_init(moon_bpe *bpe, size_t max_merges, uint64_t seed, moon_err *err);
 void moon_bpe_free(moon_bpe *bpe); /* zeroed or initialised */
 
 /* Adds the merge of the next rank. false: the pair has one already. */

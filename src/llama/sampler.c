@@ -7,7 +7,7 @@
 #include "tensor/ops.h"
 
 typedef struct candidate {
-  float logit; /* becomes the unnormalised probability */
+  float logit;
   int32_t id;
 } candidate;
 
@@ -34,27 +34,70 @@ static double draw(uint64_t *state) {
   return (double)((z ^ (z >> 31)) >> 11) * 0x1p-53;
 }
 
+/* Candidates in the order of their logits, taken from a heap as far as they are wanted: few are,
+ * and sorting a vocabulary of 128,256 would take longer than a small model's layers. */
+typedef struct ranking {
+  candidate *all; /* [n]: a heap of n - n_taken, and behind it those taken, the last one first */
+  int64_t n, n_taken;
+  float largest, temperature;
+} ranking;
+
 /* Largest logit first, ties by lower id. */
-static int by_logit(const void *a, const void *b) {
-  const candidate *x = a, *y = b;
-  if (x->logit != y->logit)
-    return x->logit < y->logit ? 1 : -1;
-  return (x->id > y->id) - (x->id < y->id);
+static bool is_before(const candidate *a, const candidate *b) {
+  return a->logit != b->logit ? a->logit > b->logit : a->id < b->id;
 }
 
-/* Sorted candidates' logits become exp((logit - largest) / temperature); returns how many stay, and
- * their sum. */
-static int64_t narrow(candidate *all, int64_t n, const moon_sampler *s, double *sum) {
-  float largest = all[0].logit;
+static void sift_down(candidate *heap, int64_t n, int64_t i) {
+  candidate moving = heap[i];
+  for (int64_t child; (child = 2 * i + 1) < n; i = child) {
+    if (child + 1 < n && is_before(&heap[child + 1], &heap[child]))
+      child++;
+    if (!is_before(&heap[child], &moving))
+      break;
+    heap[i] = heap[child];
+  }
+  heap[i] = moving;
+}
+
+static void rank(ranking *r, candidate *all, int64_t n, float temperature) {
+  for (int64_t i = n / 2 - 1; i >= 0; i--)
+    sift_down(all, n, i);
+  *r = (ranking){.all = all, .n = n, .largest = all[0].logit, .temperature = temperature};
+}
+
+/* Number i from the front; i is at most the number of those taken already. */
+static const candidate *candidate_at(ranking *r, int64_t i) {
+  if (i == r->n_taken) {
+    int64_t last = r->n - ++r->n_taken;
+    candidate top = r->all[0];
+    r->all[0] = r->all[last];
+    r->all[last] = top;
+    sift_down(r->all, last, 0);
+  }
+  return &r->all[r->n - 1 - i];
+}
+
+/* Its unnormalised probability. */
+static double weight(const ranking *r, const candidate *c) {
+  return expf((c->logit - r->largest) / r->temperature);
+}
+
+/* How many candidates stay, and the sum of their weights. */
+static int64_t narrow(ranking *r, const moon_sampler *s, double *sum) {
+  bool few = s->top_k > 0 && s->top_k < r->n;
+  int64_t n = few ? s->top_k : r->n, kept = 0;
   double total = 0, reached = 0;
-  int64_t kept = 0;
-  if (s->top_k > 0 && s->top_k < n)
-    n = s->top_k;
   for (int64_t i = 0; i < n; i++)
-    total += all[i].logit = expf((all[i].logit - largest) / s->temperature);
-  while (kept < n &&
-         (kept == 0 || (reached < (double)s->top_p * total && all[kept].logit >= s->min_p)))
-    reached += all[kept++].logit;
+    total += weight(r, few ? candidate_at(r, i) : &r->all[i]);
+  *sum = total;
+  if (s->top_p == 1 && s->min_p == 0)
+    return n;
+  for (; kept < n; kept++) {
+    double next = weight(r, candidate_at(r, kept));
+    if (kept > 0 && !(reached < (double)s->top_p * total && next >= s->min_p))
+      break;
+    reached += next;
+  }
   *sum = reached;
   return kept;
 }
@@ -104,14 +147,15 @@ static moon_status read_candidates(candidate *all, const moon_tensor *logits, in
 }
 
 static int32_t draw_candidate(candidate *all, int64_t n, moon_sampler *sampler) {
+  ranking r;
   double sum;
-  int64_t kept, chosen = 0;
-  qsort(all, (size_t)n, sizeof *all, by_logit);
-  kept = narrow(all, n, sampler, &sum);
-  double left = draw(&sampler->state) * sum - all[0].logit;
+  int64_t chosen = 0;
+  rank(&r, all, n, sampler->temperature);
+  int64_t kept = narrow(&r, sampler, &sum);
+  double left = draw(&sampler->state) * sum - weight(&r, candidate_at(&r, 0));
   while (left >= 0 && chosen + 1 < kept)
-    left -= all[++chosen].logit;
-  return all[chosen].id;
+    left -= weight(&r, candidate_at(&r, ++chosen));
+  return candidate_at(&r, chosen)->id;
 }
 
 moon_status moon_sampler_next(moon_sampler *sampler, const moon_tensor *logits, int32_t *id,

@@ -11,6 +11,7 @@
 
 #include "io/bytes.h"
 #include "io/json.h"
+#include "llama/token_lists.h"
 #include "llama/tokenizer_parts.h"
 
 #define MAX_FILE_BYTES ((size_t)256 << 20) /* the largest published ones have 33 MB */
@@ -161,21 +162,18 @@ typedef struct token_sizes {
   size_t n_bytes, n_added_bytes, longest;
 } token_sizes;
 
-static moon_status measure_vocab(const json_t *vocab, token_sizes *sizes, moon_err *err) {
-  const char *text;
-  json_t *value;
-  if (!json_is_object(vocab))
+static moon_status measure_vocab(const moon_token_lists *lists, token_sizes *sizes, moon_err *err) {
+  if (!lists->has_vocab)
     return moon_fail(err, MOON_EFORMAT, "model.vocab: expected an object of ids");
-  json_object_foreach((json_t *)vocab, text, value) {
-    int32_t id;
-    if (!get_id(value, &id))
+  for (size_t i = 0; i < lists->n_tokens; i++) {
+    const moon_listed_token *token = &lists->tokens[i];
+    if (token->id < 0)
       return moon_fail(err, MOON_EFORMAT,
-                       "model.vocab: the id of \"%.40s\" is not a number from 0 to %d", text,
-                       MOON_VOCAB_MAX - 1);
-    size_t size = strlen(text);
-    sizes->n_vocab = id >= sizes->n_vocab ? id + 1 : sizes->n_vocab;
-    sizes->n_bytes += size;
-    sizes->longest = size > sizes->longest ? size : sizes->longest;
+                       "model.vocab: the id of \"%.40s\" is not a number from 0 to %d",
+                       lists->arena + token->at, MOON_VOCAB_MAX - 1);
+    sizes->n_vocab = token->id >= sizes->n_vocab ? token->id + 1 : sizes->n_vocab;
+    sizes->n_bytes += token->size;
+    sizes->longest = token->size > sizes->longest ? token->size : sizes->longest;
   }
   return MOON_OK;
 }
@@ -201,18 +199,59 @@ static moon_status measure_added(const json_t *added, token_sizes *sizes, moon_e
   return MOON_OK;
 }
 
-/* A vocab entry that is not written in the alphabet is never made by merges: it only has a text. */
-static moon_status add_vocab(moon_tokenizer *t, const int16_t alphabet[ALPHABET_END],
-                             const json_t *vocab, char *buffer, moon_err *err) {
+/* A token that is not written in the alphabet: merges never make it, so it only has a text. */
+typedef struct foreign_token {
   const char *text;
-  json_t *value;
-  json_object_foreach((json_t *)vocab, text, value) {
-    int32_t id = (int32_t)json_integer_value(value);
-    ptrdiff_t n = from_alphabet(alphabet, text, strlen(text), buffer);
-    if (!moon_vocab_add(&t->vocab, id, n < 0 ? text : buffer, n < 0 ? strlen(text) : (size_t)n))
-      return moon_fail(err, MOON_EFORMAT, "model.vocab: two tokens have the id %d", id);
-    if (n >= 0)
-      moon_vocab_index(&t->vocab, id);
+  int32_t id;
+} foreign_token;
+
+/* What a tokenizer is made from. */
+typedef struct source {
+  const json_t *root; /* the file without its lists */
+  const moon_token_lists *lists;
+  token_sizes sizes;
+  int16_t alphabet[ALPHABET_END];
+  char *buffer;           /* [2 * sizes.longest + 1] */
+  foreign_token *foreign; /* [n_foreign], sorted by their texts; published files have none */
+  size_t n_foreign;
+} source;
+
+static moon_status fail_twice(const char *text, moon_err *err) {
+  return moon_fail(err, MOON_EFORMAT, "model.vocab: \"%.40s\" is there twice", text);
+}
+
+static moon_status add_token(moon_tokenizer *t, source *from, const moon_listed_token *token,
+                             moon_err *err) {
+  const char *text = from->lists->arena + token->at;
+  ptrdiff_t n = from_alphabet(from->alphabet, text, token->size, from->buffer);
+  if (!moon_vocab_add(&t->vocab, token->id, n < 0 ? text : from->buffer,
+                      n < 0 ? token->size : (size_t)n))
+    return moon_fail(err, MOON_EFORMAT, "model.vocab: two tokens have the id %d", token->id);
+  if (n < 0)
+    from->foreign[from->n_foreign++] = (foreign_token){text, token->id};
+  else if (!moon_vocab_index(&t->vocab, token->id))
+    return fail_twice(text, err);
+  return MOON_OK;
+}
+
+static int compare_foreign(const void *a, const void *b) {
+  return strcmp(((const foreign_token *)a)->text, ((const foreign_token *)b)->text);
+}
+
+static moon_status sort_foreign(source *from, moon_err *err) {
+  foreign_token *tokens = from->foreign;
+  qsort(tokens, from->n_foreign, sizeof *tokens, compare_foreign);
+  for (size_t i = 1; i < from->n_foreign; i++)
+    if (compare_foreign(&tokens[i - 1], &tokens[i]) == 0)
+      return fail_twice(tokens[i].text, err);
+  return MOON_OK;
+}
+
+static moon_status add_vocab(moon_tokenizer *t, source *from, moon_err *err) {
+  for (size_t i = 0; i < from->lists->n_tokens; i++) {
+    moon_status status = add_token(t, from, &from->lists->tokens[i], err);
+    if (status)
+      return status;
   }
   for (int byte = 0; byte < 256; byte++) {
     char c = (char)byte;
@@ -222,31 +261,45 @@ static moon_status add_vocab(moon_tokenizer *t, const int16_t alphabet[ALPHABET_
                        "model.vocab: no token for byte 0x%02x, expected a byte-level vocabulary",
                        byte);
   }
-  return MOON_OK;
+  return sort_foreign(from, err);
 }
 
-static moon_status add_special(moon_tokenizer *t, const json_t *token, const json_t *vocab,
+/* The id that model.vocab gives to what an added token is; -1: it is not there. */
+static int32_t id_in_vocab(const moon_tokenizer *t, const source *from, const char *content,
+                           size_t size) {
+  char bytes[MOON_SPECIAL_MAX_BYTES];
+  ptrdiff_t n = from_alphabet(from->alphabet, content, size, bytes);
+  if (n >= 0)
+    return moon_vocab_find(&t->vocab, bytes, (size_t)n);
+  foreign_token key = {content, -1};
+  const foreign_token *found =
+      from->n_foreign ? bsearch(&key, from->foreign, from->n_foreign, sizeof key, compare_foreign)
+                      : NULL;
+  return found ? found->id : -1;
+}
+
+static moon_status add_special(moon_tokenizer *t, const source *from, const json_t *token,
                                moon_err *err) {
   const char *content = string_at(token, "content");
   size_t size = strlen(content);
-  const json_t *in_vocab = json_object_get(vocab, content);
   int32_t id = (int32_t)json_integer_value(json_object_get(token, "id"));
+  int32_t in_vocab = id_in_vocab(t, from, content, size);
   if (is_set(token, "lstrip") || is_set(token, "rstrip") || is_set(token, "single_word"))
     return moon_fail(err, MOON_EUNSUPPORTED,
                      "lstrip, rstrip or single_word is set, expected none of them");
   if (moon_special_get(&t->special, content, size) >= 0)
     return moon_fail(err, MOON_EFORMAT, "its content was added before");
-  if (in_vocab ? json_integer_value(in_vocab) != id : !moon_vocab_add(&t->vocab, id, content, size))
+  if (in_vocab >= 0 ? in_vocab != id : !moon_vocab_add(&t->vocab, id, content, size))
     return moon_fail(err, MOON_EFORMAT, "id %d disagrees with model.vocab or an earlier one", id);
   t->vocab.tokens[id].special = json_is_true(json_object_get(token, "special"));
   moon_special_add(&t->special, id, content, size);
   return MOON_OK;
 }
 
-static moon_status add_specials(moon_tokenizer *t, const json_t *added, const json_t *vocab,
-                                moon_err *err) {
+static moon_status add_specials(moon_tokenizer *t, const source *from, moon_err *err) {
+  const json_t *added = json_object_get(from->root, "added_tokens");
   for (size_t i = 0; i < json_array_size(added); i++) {
-    moon_status status = add_special(t, json_array_get(added, i), vocab, err);
+    moon_status status = add_special(t, from, json_array_get(added, i), err);
     if (status) {
       char where[48];
       snprintf(where, sizeof where, "added_tokens[%zu]", i);
@@ -256,51 +309,34 @@ static moon_status add_specials(moon_tokenizer *t, const json_t *added, const js
   return MOON_OK;
 }
 
-/* --- model.merges: "a b" or ["a", "b"], in the order of their ranks --- */
+/* --- model.merges, in the order of their ranks --- */
 
-typedef struct merge_text {
-  const char *left, *right;
-  size_t n_left, n_right;
-} merge_text;
-
-static bool get_merge(const json_t *merge, merge_text *m) {
-  if (json_is_array(merge) && json_array_size(merge) == 2) {
-    const json_t *left = json_array_get(merge, 0), *right = json_array_get(merge, 1);
-    *m = (merge_text){json_string_value(left), json_string_value(right), json_string_length(left),
-                      json_string_length(right)};
-    return m->left && m->right;
-  }
-  const char *text = json_string_value(merge), *space = text ? strchr(text, ' ') : NULL;
-  if (space)
-    *m = (merge_text){text, space + 1, (size_t)(space - text), strlen(space + 1)};
-  return space != NULL;
-}
-
-/* buffer has room for two tokens of the longest size. false: not two tokens that join to a third.
- */
-static bool add_merge(moon_tokenizer *t, const int16_t alphabet[ALPHABET_END], const merge_text *m,
-                      size_t longest, char *buffer) {
+/* false: not two tokens that join to a third. */
+static bool add_merge(moon_tokenizer *t, const source *from, const moon_listed_merge *m) {
+  const char *text = from->lists->arena + m->at;
+  size_t longest = from->sizes.longest;
+  char *left_bytes = from->buffer;
   if (m->n_left > longest || m->n_right > longest)
     return false;
-  ptrdiff_t n_left = from_alphabet(alphabet, m->left, m->n_left, buffer);
-  ptrdiff_t n_right =
-      n_left < 0 ? -1 : from_alphabet(alphabet, m->right, m->n_right, buffer + n_left);
+  ptrdiff_t n_left = from_alphabet(from->alphabet, text, m->n_left, left_bytes);
+  ptrdiff_t n_right = n_left < 0 ? -1
+                                 : from_alphabet(from->alphabet, text + m->n_left + 1, m->n_right,
+                                                 left_bytes + n_left);
   if (n_right < 0)
     return false;
-  int32_t left = moon_vocab_find(&t->vocab, buffer, (size_t)n_left);
-  int32_t right = moon_vocab_find(&t->vocab, buffer + n_left, (size_t)n_right);
-  int32_t merged = moon_vocab_find(&t->vocab, buffer, (size_t)(n_left + n_right));
+  int32_t left = moon_vocab_find(&t->vocab, left_bytes, (size_t)n_left);
+  int32_t right = moon_vocab_find(&t->vocab, left_bytes + n_left, (size_t)n_right);
+  int32_t merged = moon_vocab_find(&t->vocab, left_bytes, (size_t)(n_left + n_right));
   return left >= 0 && right >= 0 && merged >= 0 && moon_bpe_add(&t->bpe, left, right, merged);
 }
 
-static moon_status add_merges(moon_tokenizer *t, const int16_t alphabet[ALPHABET_END],
-                              const json_t *merges, size_t longest, char *buffer, moon_err *err) {
-  for (size_t i = 0; i < json_array_size(merges); i++) {
-    merge_text m;
-    if (!get_merge(json_array_get(merges, i), &m))
+static moon_status add_merges(moon_tokenizer *t, const source *from, moon_err *err) {
+  for (size_t i = 0; i < from->lists->n_merges; i++) {
+    const moon_listed_merge *merge = &from->lists->merges[i];
+    if (merge->n_left == MOON_NO_MERGE)
       return moon_fail(err, MOON_EFORMAT, "model.merges[%zu]: expected \"a b\" or [\"a\", \"b\"]",
                        i);
-    if (!add_merge(t, alphabet, &m, longest, buffer))
+    if (!add_merge(t, from, merge))
       return moon_fail(
           err, MOON_EFORMAT,
           "model.merges[%zu]: expected two tokens that join to a token, each pair once", i);
@@ -351,61 +387,56 @@ static moon_status read_post_processor(moon_tokenizer *t, const json_t *part, mo
 
 /* --- the whole --- */
 
-static moon_status read_tokens(moon_tokenizer *t, const json_t *root, const token_sizes *sizes,
-                               char *buffer, moon_err *err) {
-  const json_t *model = json_object_get(root, "model"), *vocab = json_object_get(model, "vocab");
-  const json_t *merges = json_object_get(model, "merges");
-  int16_t alphabet[ALPHABET_END];
-  fill_alphabet(alphabet);
-  if (!json_is_array(merges))
+static moon_status read_tokens(moon_tokenizer *t, source *from, moon_err *err) {
+  const moon_token_lists *lists = from->lists;
+  if (!lists->has_merges)
     return moon_fail(err, MOON_EFORMAT, "model.merges: expected an array");
-  moon_status status =
-      moon_vocab_init(&t->vocab, sizes->n_vocab, sizes->n_bytes + sizes->n_added_bytes, err);
-  if (!status)
-    status = moon_bpe_init(&t->bpe, (uint32_t)json_array_size(merges), t->vocab.seed, err);
-  if (!status)
-    status = add_vocab(t, alphabet, vocab, buffer, err);
-  if (!status)
-    status = add_merges(t, alphabet, merges, sizes->longest, buffer, err);
-  if (!status)
-    status = moon_special_init(&t->special, sizes->n_added_bytes, err);
-  if (!status)
-    status = add_specials(t, json_object_get(root, "added_tokens"), vocab, err);
+  from->buffer = malloc(2 * from->sizes.longest + 1);
+  from->foreign = malloc((lists->n_tokens + 1) * sizeof *from->foreign);
+  if (!from->buffer || !from->foreign)
+    return moon_fail(err, MOON_ENOMEM, "no memory for the tokenizer");
+  moon_status status = moon_vocab_init(&t->vocab, from->sizes.n_vocab,
+                                       from->sizes.n_bytes + from->sizes.n_added_bytes, err);
+  (void)(status || (status = moon_bpe_init(&t->bpe, lists->n_merges, t->vocab.seed, err)) ||
+         (status = add_vocab(t, from, err)) || (status = add_merges(t, from, err)) ||
+         (status = moon_special_init(&t->special, from->sizes.n_added_bytes, err)) ||
+         (status = add_specials(t, from, err)));
   return status;
 }
 
-static moon_status read_root(moon_tokenizer *t, const json_t *root, moon_err *err) {
-  const json_t *model = json_object_get(root, "model");
+static moon_status read_root(moon_tokenizer *t, source *from, moon_err *err) {
+  const json_t *root = from->root, *model = json_object_get(root, "model");
+  moon_status status;
   t->ignore_merges = json_is_true(json_object_get(model, "ignore_merges"));
-  token_sizes sizes = {0};
-  moon_status status = check_model_options(model, err);
-  if (!status)
-    status = check_frame(root, err);
-  if (!status)
-    status = read_pre_tokenizer(t, json_object_get(root, "pre_tokenizer"), err);
-  if (!status)
-    status = measure_vocab(json_object_get(model, "vocab"), &sizes, err);
-  if (!status)
-    status = measure_added(json_object_get(root, "added_tokens"), &sizes, err);
-  if (status)
-    return status;
-  char *buffer = malloc(2 * sizes.longest + 1);
-  status = buffer ? read_tokens(t, root, &sizes, buffer, err)
-                  : moon_fail(err, MOON_ENOMEM, "no memory for the tokenizer");
-  free(buffer);
-  return status ? status : read_post_processor(t, json_object_get(root, "post_processor"), err);
+  fill_alphabet(from->alphabet);
+  (void)((status = check_model_options(model, err)) || (status = check_frame(root, err)) ||
+         (status = read_pre_tokenizer(t, json_object_get(root, "pre_tokenizer"), err)) ||
+         (status = measure_vocab(from->lists, &from->sizes, err)) ||
+         (status = measure_added(json_object_get(root, "added_tokens"), &from->sizes, err)) ||
+         (status = read_tokens(t, from, err)) ||
+         (status = read_post_processor(t, json_object_get(root, "post_processor"), err)));
+  free(from->buffer);
+  free(from->foreign);
+  return status;
 }
 
-static moon_status parse_json(json_t **root, const char *data, size_t size, moon_err *err) {
+static moon_status read_json(json_t **root, moon_token_lists *lists, const char *data, size_t size,
+                             moon_err *err) {
   json_error_t why;
+  *lists = (moon_token_lists){0};
   *root = NULL;
   if (size > MAX_FILE_BYTES)
     return moon_fail(err, MOON_EFORMAT, "%zu bytes, expected at most %zu", size, MAX_FILE_BYTES);
-  moon_status status = moon_json_load(root, data ? data : "", size, &why);
-  if (status == MOON_ENOMEM)
-    return moon_fail(err, status, "no memory to read %zu bytes of JSON", size);
+  moon_status status = moon_token_lists_read(lists, data ? data : "", size, err);
+  if (status == MOON_EFORMAT)
+    moon_fail_in(err, status, "not JSON");
   if (status)
-    return moon_fail(err, status, "not JSON: %.100s at byte %d", why.text, why.position);
+    return status;
+  status = moon_json_load(root, lists->rest, lists->rest_size, &why);
+  if (status == MOON_ENOMEM)
+    return moon_fail(err, status, "no memory to read %zu bytes of JSON", lists->rest_size);
+  if (status)
+    return moon_fail(err, status, "not JSON: %.100s", why.text);
   return MOON_OK;
 }
 
@@ -413,35 +444,32 @@ moon_status moon_tokenizer_parse(moon_tokenizer **out, const char *data, size_t 
                                  moon_err *err) {
   *out = NULL;
   json_t *root;
-  moon_status status = parse_json(&root, data, size, err);
-  if (status)
-    return status;
-  moon_tokenizer *t;
-  status = moon_tokenizer_new(&t, err);
+  moon_token_lists lists;
+  moon_tokenizer *t = NULL;
+  moon_status status = read_json(&root, &lists, data, size, err);
   if (!status)
-    status = read_root(t, root, err);
+    status = moon_tokenizer_new(&t, err);
+  if (!status)
+    status = read_root(t, &(source){.root = root, .lists = &lists}, err);
   json_decref(root);
-  if (status) {
+  moon_token_lists_free(&lists);
+  if (status)
     moon_tokenizer_release(t);
-    return status;
-  }
-  *out = t;
-  return MOON_OK;
+  else
+    *out = t;
+  return status;
 }
 
 moon_status moon_tokenizer_load(moon_tokenizer **out, const char *path, moon_err *err) {
   *out = NULL;
   moon_bytes *file;
-  moon_status status = moon_bytes_open(&file, path, err);
+  moon_status status = moon_bytes_read(&file, path, err);
   if (status)
     return status;
   status =
       moon_tokenizer_parse(out, (const char *)moon_bytes_data(file), moon_bytes_size(file), err);
   if (status)
     moon_fail_in(err, status, path);
-  status = moon_bytes_check(file, status, err);
   moon_bytes_release(file);
-  if (status)
-    moon_tokenizer_release(*out), *out = NULL;
   return status;
 }

@@ -68,8 +68,12 @@ static int32_t *slot_of(const moon_vocab *vocab, const char *bytes, size_t size)
   }
 }
 
-void moon_vocab_index(moon_vocab *vocab, int32_t id) {
-  *slot_of(vocab, vocab->tokens[id].bytes, vocab->tokens[id].size) = id;
+bool moon_vocab_index(moon_vocab *vocab, int32_t id) {
+  int32_t *slot = slot_of(vocab, vocab->tokens[id].bytes, vocab->tokens[id].size);
+  bool is_new = *slot < 0;
+  if (is_new)
+    *slot = id;
+  return is_new;
 }
 
 int32_t moon_vocab_find(const moon_vocab *vocab, const char *bytes, size_t size) {

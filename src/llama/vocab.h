@@ -33,9 +33,8 @@ void moon_vocab_free(moon_vocab *vocab); /* zeroed or initialised */
 /* Copies the token in under its id, which must be in range. false: the id has a token already. */
 bool moon_vocab_add(moon_vocab *vocab, int32_t id, const char *bytes, size_t size);
 
-/* Makes moon_vocab_find know the token of this id, whose bytes no other one that it knows may have.
- */
-void moon_vocab_index(moon_vocab *vocab, int32_t id);
+/* Makes moon_vocab_find know the token of this id. false: it knows another one with these bytes. */
+bool moon_vocab_index(moon_vocab *vocab, int32_t id);
 
 /* The id of the indexed token with these bytes, or -1. */
 int32_t moon_vocab_find(const moon_vocab *vocab, const char *bytes, size_t size);

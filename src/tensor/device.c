@@ -40,15 +40,15 @@ static bool find_folder(char *folder, size_t size) {
   return true;
 }
 
-/* Beside the program or module, or in ../lib where it is ../bin. */
+/* Beside the program or module; for a program, where that of the module is. */
 static void *open_plugin(moon_err *err) {
-  static const char *const places[] = {"", "../lib/"};
+  static const char *const places[] = {"", "../lib/", "../lib/lua/5.4/"};
   char folder[4096], path[sizeof folder + 64];
   if (!find_folder(folder, sizeof folder)) {
     moon_fail(err, MOON_EDEVICE, "the program's own folder cannot be found");
     return NULL;
   }
-  for (int i = 0; i < 2; i++) {
+  for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
     snprintf(path, sizeof path, "%s%s%s", folder, places[i], MOON_CUDA_PLUGIN);
     if (access(path, F_OK))
       continue;
@@ -57,7 +57,7 @@ static void *open_plugin(moon_err *err) {
       moon_fail(err, MOON_EDEVICE, "%s", dlerror());
     return plugin;
   }
-  moon_fail(err, MOON_EDEVICE, "there is no %s in %s or %s../lib", MOON_CUDA_PLUGIN, folder,
+  moon_fail(err, MOON_EDEVICE, "there is no %s in %s, ../lib or ../lib/lua/5.4", MOON_CUDA_PLUGIN,
             folder);
   return NULL;
 }

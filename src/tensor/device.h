@@ -25,7 +25,7 @@ moon_device *moon_device_at(int index);
  */
 moon_status moon_device_find(moon_device **out, const char *name, moon_err *err);
 
-/* The CPU's instruction sets, best first, that this machine has: "avx512bf16", "avx512",
+/* The CPU's instruction sets, best first, that this machine has: "amx", "avx512bf16", "avx512",
  * "avx2", "v2". "reference" (the plain kernels) is always the last. NULL after the end. */
 const char *moon_cpu_instruction_set_name(int index);
 const char *moon_cpu_instruction_set(void); /* the one in use */

@@ -80,7 +80,7 @@ typedef struct moon_edit_step {
 } moon_edit_step;
 
 struct moon_ops {
-  const char *name; /* "reference", "v2", "avx2", "avx512", "avx512bf16", "cuda" */
+  const char *name; /* "reference", "v2", "avx2", "avx512", "avx512bf16", "amx", "cuda" */
 
   /* Memory. `data` is the backend's address: never read through it outside the backend. */
   moon_status (*alloc)(moon_device *device, size_t size, void **data, moon_err *err);

@@ -46,8 +46,7 @@ INLINE void mix(moon_dtype dtype, float *out, const float *weights, int64_t room
                 const float *shares, int n_q, const void *v, int64_t n_keys, int64_t d_head,
                 int64_t j, int n_vecs) {
   vec sum[QUERIES * VALUE_VECS];
-  for (int s = 0; s < n_q * n_vecs; s++)
-    sum[s] = vec_zero();
+  clear(sum, n_q * n_vecs);
   for (int64_t i = 0; i < n_keys; i++)
     for (int c = 0; c < n_vecs; c++) {
       vec value = load_vec(dtype, v, i * d_head + j + c * LANES);

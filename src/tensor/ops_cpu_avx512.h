@@ -5,7 +5,7 @@
 #include "tensor/dtype.h"
 #include "tensor/ops_cpu.h"
 
-enum { LANES = 16, CHAINS = 4, TILE_X = 6, TILE_W = 4, QUERIES = 4 };
+enum { LANES = 16, CHAINS = 4, TILE_X = 6, TILE_W = 4, PANEL_X = 3, PANEL_W = 8, QUERIES = 4 };
 typedef __m512 vec;
 
 static inline vec vec_zero(void) {
@@ -54,10 +54,12 @@ static inline vec vec_load_bf16(const uint16_t *p) {
 static inline vec vec_load_f16(const uint16_t *p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
 }
-static inline void vec_sum4(float *out, vec a, vec b, vec c, vec d) {
+/* out[0..3] += the sums of the lanes of a, b, c and d */
+static inline void vec_add_sum4(float *out, vec a, vec b, vec c, vec d) {
   vec ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
   vec cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
   vec abcd = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
   __m256 half = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
-  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+  __m128 sums = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  _mm_storeu_ps(out, _mm_add_ps(_mm_loadu_ps(out), sums));
 }

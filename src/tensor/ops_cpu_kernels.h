@@ -134,6 +134,45 @@ static moon_status rms_norm(const moon_tensor *out, const moon_tensor *x, const 
   return MOON_OK;
 }
 
+/* Both from the reference kernels, a stretch of rows each thread. */
+static moon_tensor rows_of(const moon_tensor *t, int64_t first, int64_t n) {
+  moon_tensor part = *t;
+  part.shape[0] = n;
+  part.offset_bytes += (size_t)(first * t->strides[0]) * moon_dtype_size(t->dtype);
+  return part;
+}
+
+static moon_status rope(const moon_tensor *q, const moon_tensor *k, const moon_tensor *cos,
+                        const moon_tensor *sin, const moon_tensor *positions, moon_err *err) {
+  (void)err;
+  int64_t n = q->shape[0], work = moon_tensor_count(q) + moon_tensor_count(k);
+#pragma omp parallel num_threads(moon_cpu_threads()) if (worth_threads(work))
+  {
+    int64_t thread = omp_get_thread_num(), n_threads = omp_get_num_threads();
+    int64_t first = n * thread / n_threads, rows = n * (thread + 1) / n_threads - first;
+    moon_tensor some_q = rows_of(q, first, rows), some_k = rows_of(k, first, rows);
+    moon_tensor where = rows_of(positions, first, rows);
+    moon_ops_reference.rope(&some_q, &some_k, cos, sin, &where, NULL);
+  }
+  return MOON_OK;
+}
+
+static moon_status kv_append(const moon_tensor *k_cache, const moon_tensor *v_cache,
+                             const moon_tensor *k, const moon_tensor *v,
+                             const moon_tensor *positions, moon_err *err) {
+  (void)err;
+  int64_t n = k->shape[0], work = 2 * moon_tensor_count(k);
+#pragma omp parallel num_threads(moon_cpu_threads()) if (worth_threads(work))
+  {
+    int64_t thread = omp_get_thread_num(), n_threads = omp_get_num_threads();
+    int64_t first = n * thread / n_threads, rows = n * (thread + 1) / n_threads - first;
+    moon_tensor some_k = rows_of(k, first, rows), some_v = rows_of(v, first, rows);
+    moon_tensor where = rows_of(positions, first, rows);
+    moon_ops_reference.kv_append(k_cache, v_cache, &some_k, &some_v, &where, NULL);
+  }
+  return MOON_OK;
+}
+
 #include "tensor/ops_cpu_attention.h"
 
 #include "tensor/ops_cpu_sae.h"
@@ -242,6 +281,8 @@ static void add_kernels(moon_ops *table) {
   table->copy = copy;
   table->products = products;
   table->rms_norm = rms_norm;
+  table->rope = rope;
+  table->kv_append = kv_append;
   table->attention = attention;
   table->sae_activate = sae_activate;
   table->sae_count = sae_count;

@@ -9,21 +9,29 @@
  * threads.
  *
  * A tile holds its sums in registers over a piece of K, so a loaded vector serves several products.
- * A panel of TILE_W weight rows stays in the first cache while a block of rows of x, which the
- * second one holds, passes it; each thread reads its part of the weights once per block.
+ * A panel of weight rows, made f32 once, stays in the first cache while a block of rows of x, which
+ * the second one holds, passes it; each thread reads its part of the weights once per block. A row
+ * of x takes 64 bytes from the second cache for PANEL_W products of vectors, so the panel is wide
+ * and the tile PANEL_X rows low. Fewer than PANEL_ROWS are not worth it: their tiles, TILE_X by
+ * TILE_W, read the weights as they are.
  */
-#ifdef HAS_BF16_PRODUCTS
+#if defined HAS_BF16_PRODUCTS || defined HAS_TILES
 enum { BF16_PRODUCTS = 1 };
 #else /* never called */
 enum { BF16_PRODUCTS = 0 };
 #endif
 
 enum {
-  K_BLOCK = 1024, /* a tile's rows of x and w: 32 to 40 KiB */
+  CACHE_LINE = 64, /* what a load of AVX-512 must not straddle */
+  K_BLOCK = 1024,  /* a panel of 8 weight rows: 32 KiB */
   K_BLOCK_BF16 = 2048,
-  M_BLOCK = 120, /* rows of x, a multiple of every TILE_X: 480 KiB of a piece */
-  N_BLOCK = 96,  /* weight rows, a multiple of LANES and of every TILE_W */
-  MAX_SUMS = 24  /* outputs of a tile, a multiple of 4 */
+  M_BLOCK = 128,   /* most rows of x: 512 KiB of a piece */
+  M_GROUP = 32,    /* a block begins at a multiple of it */
+  PANEL_ROWS = 24, /* 16 rows took 56% of the FMA limit with a panel, 58% without; 32 took 69, 59 */
+  N_BLOCK = 96,    /* weight rows, a multiple of LANES and of every TILE_W and PANEL_W */
+  MAX_SUMS = 24,   /* outputs of a tile */
+  MAX_W = 8,       /* weight rows of a tile */
+  FETCHED_ROWS = 4 /* weight rows that a tile fetches for the next panel */
 };
 
 /* Sums of a block of one product. */
@@ -31,66 +39,123 @@ typedef struct sums {
   float at[M_BLOCK][N_BLOCK];
 } sums;
 
-/* Rows of x, in bf16 cut into pieces of K_BLOCK_BF16 columns that lie one behind the other. */
+/* Rows of x, cut into pieces of `piece` columns that lie one behind the other: whole rows would be
+ * a power of 2 apart, where caches have room for few of them. */
 typedef struct activations {
   const void *data;
-  moon_dtype dtype; /* f32 or bf16 */
-  int64_t M, K;
+  moon_dtype dtype;    /* f32 or bf16 */
+  int64_t M, K, piece; /* piece is K where the rows are as they came */
 } activations;
 
-/* Address of element k, where a piece begins, of row m; rows of it are *stride elements apart. */
+/* Address of element k of row m, up to the end of its piece; rows are *stride elements apart. */
 INLINE const void *piece_of(const activations *x, int64_t m, int64_t k, int64_t *stride) {
-  *stride = x->K;
-  if (x->dtype == MOON_F32)
-    return (const float *)x->data + m * x->K + k;
-  *stride = x->K - k < K_BLOCK_BF16 ? x->K - k : K_BLOCK_BF16;
-  return (const uint16_t *)x->data + x->M * k + m * *stride;
+  int64_t first = k / x->piece * x->piece;
+  *stride = x->K - first < x->piece ? x->K - first : x->piece;
+  int64_t i = x->M * first + m * *stride + k - first;
+  return (const char *)x->data + i * (x->dtype == MOON_F32 ? 4 : 2);
 }
 
-/* What a tile reads: n_x and n_w (constants) rows, K long. With `ahead`, the weights that many
- * bytes further on are fetched. */
+/* What a tile reads: n_x and n_w (constants) rows, K long. Where `ahead` is set, FETCHED_ROWS rows
+ * from there on, ahead_stride bytes apart, are fetched meanwhile. */
 typedef struct reading {
   const void *x;
   int64_t x_stride;
-  const void *w[4];
-  moon_dtype dtype; /* of w */
-  int64_t K, ahead;
+  const void *w[MAX_W];
+  const float *panel; /* whole vectors of w, made f32: [K / LANES][PANEL_W][LANES] */
+  moon_dtype dtype;   /* of w */
+  int64_t K, ahead_stride;
+  const char *ahead;
 } reading;
 
-/* out[r][j] += lanes of sum[r * n_w + j] */
-INLINE void add_sums(float *out, int64_t stride, vec *sum, int n_x, int n_w) {
-  float total[MAX_SUMS];
-  for (int i = n_x * n_w; i % 4; i++)
-    sum[i] = vec_zero();
-  for (int i = 0; i < n_x * n_w; i += 4)
-    vec_sum4(total + i, sum[i], sum[i + 1], sum[i + 2], sum[i + 3]);
+/* One vector of each of the rows ahead, into the first cache. */
+INLINE void fetch_ahead(const reading *t, int64_t i) {
+  if (!t->ahead)
+    return;
+  const char *p = t->ahead + i * (t->dtype == MOON_F32 ? 4 : 2);
+  for (int j = 0; j < FETCHED_ROWS; j++)
+    __builtin_prefetch(p + j * t->ahead_stride);
+}
+
+/* One share of the PANEL_W rows ahead, into the second cache: memory takes as long for all of them
+ * as many tiles do. */
+INLINE void fetch_share(const reading *t, int64_t share, int64_t n_shares) {
+  int64_t lines = t->K * (t->dtype == MOON_F32 ? 4 : 2) / CACHE_LINE + 1;
+  int64_t first = PANEL_W * lines * share / n_shares;
+  int64_t last = PANEL_W * lines * (share + 1) / n_shares;
+  int64_t line = first % lines;
+  const char *row = t->ahead + first / lines * t->ahead_stride;
+  for (int64_t i = first; i < last; i++) {
+    __builtin_prefetch(row + line * CACHE_LINE, 0, 2);
+    if (++line == lines) {
+      line = 0;
+      row += t->ahead_stride;
+    }
+  }
+}
+
+/* sum[0 .. n - 1] := 0, in registers: gcc would call memset for each tile if it saw the 0. */
+INLINE void clear(vec *sum, int n) {
+  vec zero = vec_zero();
+  __asm__("" : "+v"(zero));
+  for (int s = 0; s < n; s++)
+    sum[s] = zero;
+}
+
+/* out[r][j] += lanes of sum[r * n_w + j]; n_w is a multiple of 4 */
+INLINE void add_sums(float *out, int64_t stride, const vec *sum, int n_x, int n_w) {
   for (int r = 0; r < n_x; r++)
-    for (int j = 0; j < n_w; j++)
-      out[r * stride + j] += total[r * n_w + j];
+    for (int j = 0; j < n_w; j += 4) {
+      const vec *s = sum + r * n_w + j;
+      vec_add_sum4(out + r * stride + j, s[0], s[1], s[2], s[3]);
+    }
+}
+
+/* What is left of K where a vector is not full. */
+INLINE void add_rest(float *out, int64_t stride, const reading *t, int64_t i, int n_x, int n_w) {
+  const float *x = t->x;
+  for (; i < t->K; i++)
+    for (int r = 0; r < n_x; r++)
+      for (int j = 0; j < n_w; j++)
+        out[r * stride + j] += x[r * t->x_stride + i] * load_one(t->dtype, t->w[j], i);
 }
 
 INLINE void tile_f32(float *out, int64_t stride, const reading *t, int n_x, int n_w) {
   vec sum[MAX_SUMS], row[TILE_X];
   const float *x = t->x;
-  int64_t i = 0, size = t->dtype == MOON_F32 ? 4 : 2;
-  for (int s = 0; s < n_x * n_w; s++)
-    sum[s] = vec_zero();
+  int64_t i = 0;
+  clear(sum, n_x * n_w);
   for (; i + LANES <= t->K; i += LANES) {
+    fetch_ahead(t, i);
     for (int r = 0; r < n_x; r++)
       row[r] = vec_load(x + r * t->x_stride + i);
     for (int j = 0; j < n_w; j++) {
       vec w = load_vec(t->dtype, t->w[j], i);
-      if (t->ahead)
-        __builtin_prefetch((const char *)t->w[j] + i * size + t->ahead);
       for (int r = 0; r < n_x; r++)
         sum[r * n_w + j] = vec_mul_add(row[r], w, sum[r * n_w + j]);
     }
   }
   add_sums(out, stride, sum, n_x, n_w);
-  for (; i < t->K; i++)
+  add_rest(out, stride, t, i, n_x, n_w);
+}
+
+/* The same with whole vectors of w from the panel. */
+INLINE void tile_panel(float *out, int64_t stride, const reading *t, int n_x) {
+  vec sum[MAX_SUMS], row[PANEL_X];
+  const float *x = t->x, *w = t->panel;
+  int64_t i = 0;
+  clear(sum, n_x * PANEL_W);
+  for (; i + LANES <= t->K; i += LANES, x += LANES, w += PANEL_W * LANES) {
     for (int r = 0; r < n_x; r++)
-      for (int j = 0; j < n_w; j++)
-        out[r * stride + j] += x[r * t->x_stride + i] * load_one(t->dtype, t->w[j], i);
+      row[r] = vec_load(x + r * t->x_stride);
+    for (int j = 0; j < PANEL_W; j++) {
+      vec one = vec_load(w + j * LANES);
+      __asm__("" : "+v"(one)); /* loaded once, not with each product */
+      for (int r = 0; r < n_x; r++)
+        sum[r * PANEL_W + j] = vec_mul_add(row[r], one, sum[r * PANEL_W + j]);
+    }
+  }
+  add_sums(out, stride, sum, n_x, PANEL_W);
+  add_rest(out, stride, t, i, n_x, PANEL_W);
 }
 
 #ifdef HAS_BF16_PRODUCTS
@@ -100,14 +165,11 @@ INLINE void tile_bf16(float *out, int64_t stride, const reading *t, int n_x, int
   vec_bf16 w[TILE_W];
   const uint16_t *x = t->x;
   int64_t i = 0;
-  for (int s = 0; s < n_x * n_w; s++)
-    sum[s] = vec_zero();
+  clear(sum, n_x * n_w);
   for (; i + LANES_BF16 <= t->K; i += LANES_BF16) {
-    for (int j = 0; j < n_w; j++) {
-      if (t->ahead)
-        __builtin_prefetch((const char *)t->w[j] + 2 * i + t->ahead);
+    fetch_ahead(t, i);
+    for (int j = 0; j < n_w; j++)
       w[j] = vec_bf16_load((const uint16_t *)t->w[j] + i);
-    }
     for (int r = 0; r < n_x; r++) {
       vec_bf16 row = vec_bf16_load(x + r * t->x_stride + i);
       for (int j = 0; j < n_w; j++)
@@ -135,7 +197,9 @@ INLINE void tile_of(float *out, const reading *t, bool bf16, int64_t n_x) {
   case n:                                    \
     if (bf16)                                \
       tile_bf16(out, N_BLOCK, t, n, TILE_W); \
-    else if ((n) <= TILE_X)                  \
+    else if (t->panel && (n) <= PANEL_X)     \
+      tile_panel(out, N_BLOCK, t, n);        \
+    else if (!t->panel && (n) <= TILE_X)     \
       tile_f32(out, N_BLOCK, t, n, TILE_W);  \
     break
   switch (n_x) {
@@ -149,40 +213,83 @@ INLINE void tile_of(float *out, const reading *t, bool bf16, int64_t n_x) {
 #undef CASE
 }
 
-/* Rows of x times one panel of weight rows, over one piece of K. Only the first tile fetches what
- * the next panel will want. */
-INLINE void panel(float *out, const activations *x, reading *t, int64_t m, int64_t rows, int64_t k,
-                  int64_t ahead) {
-  bool bf16 = BF16_PRODUCTS && x->dtype == MOON_BF16;
-  int64_t n_x = TILE_X;
-  for (int64_t r = 0; r < rows; r += n_x) {
-    t->x = piece_of(x, m + r, k, &t->x_stride);
-    t->ahead = r == 0 ? ahead : 0;
-    tile_of(out + r * N_BLOCK, t, bf16, rows - r < n_x ? rows - r : n_x);
-  }
+/* A block of sums: rows [m, m + rows) of x with rows [n, n + columns) of w [N][K]. */
+typedef struct area {
+  const activations *x;
+  const void *w;
+  moon_dtype dtype;
+  int64_t m, rows, n, columns, N;
+} area;
+
+/* Address of column k of weight row n + i, the last row for those beyond it. */
+INLINE const void *weight_of(const area *a, int64_t i, int64_t k) {
+  int64_t row = a->n + i < a->N ? a->n + i : a->N - 1;
+  return at(a->dtype, a->w, row * a->x->K + k);
 }
 
-/* A block of sums: rows [m, m + rows) of x with rows [n, n + columns) of w [N][K]. Few rows go
- * along each weight row from end to end, as memory likes it. */
+/* The weight rows from i on, over the piece at k. */
+INLINE void choose_rows(reading *t, const area *a, int64_t i, int n_w, int64_t k, int64_t piece) {
+  t->K = a->x->K - k < piece ? a->x->K - k : piece;
+  for (int j = 0; j < n_w; j++)
+    t->w[j] = weight_of(a, i + j, k);
+}
+
+INLINE void fill_panel(float *panel, const reading *t) {
+  for (int64_t i = 0; i + LANES <= t->K; i += LANES, panel += PANEL_W * LANES)
+    for (int j = 0; j < PANEL_W; j++)
+      vec_store(panel + j * LANES, load_vec(t->dtype, t->w[j], i));
+}
+
+/* Few rows go along each weight row from end to end, as memory likes it; they are one tile. */
+INLINE void few_rows(sums *out, const area *a, bool bf16, int64_t piece) {
+  int64_t K = a->x->K;
+  reading t = {.dtype = a->dtype, .ahead_stride = K * (a->dtype == MOON_F32 ? 4 : 2)};
+  for (int64_t i = 0; i < a->columns; i += TILE_W)
+    for (int64_t k = 0; k < K; k += piece) {
+      choose_rows(&t, a, i, TILE_W, k, piece);
+      t.x = piece_of(a->x, a->m, k, &t.x_stride);
+      t.ahead = (const char *)t.w[0] + TILE_W * t.ahead_stride;
+      tile_of(&out->at[0][i], &t, bf16, a->rows);
+    }
+}
+
+/* Rows of x pass one panel of weight rows after the other, while the next one is fetched. */
+INLINE void many_rows(sums *out, const area *a, bool bf16, int64_t piece, bool with_panel) {
+  _Alignas(CACHE_LINE) float panel[PANEL_W * K_BLOCK];
+  const int n_x = with_panel ? PANEL_X : TILE_X, n_w = with_panel ? PANEL_W : TILE_W;
+  int64_t K = a->x->K, n_tiles = (a->rows + n_x - 1) / n_x;
+  reading t = {.dtype = a->dtype,
+               .ahead_stride = K * (a->dtype == MOON_F32 ? 4 : 2),
+               .panel = with_panel ? panel : NULL};
+  for (int64_t k = 0; k < K; k += piece)
+    for (int64_t i = 0; i < a->columns; i += n_w) {
+      choose_rows(&t, a, i, n_w, k, piece);
+      if (with_panel)
+        fill_panel(panel, &t);
+      for (int64_t tile = 0; tile < n_tiles; tile++) {
+        int64_t r = tile * n_x;
+        t.ahead = !with_panel && tile > 0 ? NULL : (const char *)t.w[0] + n_w * t.ahead_stride;
+        t.x = piece_of(a->x, a->m + r, k, &t.x_stride);
+        if (with_panel)
+          fetch_share(&t, tile, n_tiles);
+        tile_of(&out->at[r][i], &t, bf16, a->rows - r < n_x ? a->rows - r : n_x);
+      }
+    }
+}
+
 INLINE void block(sums *out, const activations *x, moon_dtype dtype, const moon_tensor *w,
                   int64_t m, int64_t rows, int64_t n, int64_t columns) {
   bool bf16 = BF16_PRODUCTS && x->dtype == MOON_BF16;
-  bool along = rows <= TILE_X;
-  int64_t K = x->K, last = w->shape[0] - 1, piece = bf16 ? K_BLOCK_BF16 : K_BLOCK;
-  const void *data = moon_tensor_data(w);
-  int64_t n_pieces = (K + piece - 1) / piece, n_panels = (columns + TILE_W - 1) / TILE_W;
+  int64_t piece = bf16 ? K_BLOCK_BF16 : K_BLOCK;
+  area a = {x, moon_tensor_data(w), dtype, m, rows, n, columns, w->shape[0]};
   for (int64_t r = 0; r < rows; r++)
     memset(out->at[r], 0, sizeof out->at[r]);
-  for (int64_t i = 0; i < n_pieces * n_panels; i++) {
-    int64_t p = along ? i / n_pieces : i % n_panels;
-    int64_t k = piece * (along ? i % n_pieces : i / n_panels);
-    reading t = {.dtype = dtype, .K = K - k < piece ? K - k : piece};
-    for (int64_t j = 0; j < TILE_W; j++) {
-      int64_t row = n + p * TILE_W + j;
-      t.w[j] = at(dtype, data, (row < last ? row : last) * K + k);
-    }
-    panel(&out->at[0][p * TILE_W], x, &t, m, rows, k, TILE_W * K * (dtype == MOON_F32 ? 4 : 2));
-  }
+  if (rows <= TILE_X)
+    few_rows(out, &a, bf16, piece);
+  else if (bf16 || rows < PANEL_ROWS)
+    many_rows(out, &a, bf16, piece, false);
+  else
+    many_rows(out, &a, bf16, piece, true);
 }
 
 /* y := y + bias for a row of a block */
@@ -204,6 +311,10 @@ INLINE void put(float *out, const float *y, int64_t columns, bool add) {
     out[j] = add ? out[j] + y[j] : y[j];
 }
 
+#ifdef HAS_TILES
+#include "tensor/ops_cpu_tiles.h"
+#endif
+
 /* All of one call. x of each product: as it is or rounded. */
 typedef struct task {
   const moon_product *list;
@@ -216,9 +327,13 @@ static void one_block(sums *out, const task *t, int i, int64_t m, int64_t rows, 
                       int64_t columns) {
   const moon_product *p = &t->list[i];
   if (BF16_PRODUCTS && t->x[i].dtype == MOON_BF16) {
+#ifdef HAS_TILES
+    block_of_tiles(out, &t->x[i], &p->w, m, rows, n, columns);
+#else
     activations x = t->x[i];
     x.dtype = MOON_BF16;
     block(out, &x, MOON_BF16, &p->w, m, rows, n, columns);
+#endif
   } else {
     activations x = t->x[i];
     x.dtype = MOON_F32;
@@ -233,9 +348,11 @@ static void run_rows(const task *t, int i, int64_t first, int64_t last) {
   sums y, up;
   const moon_tensor *out = &t->list[i].out;
   int64_t M = out->shape[0], N = out->shape[1];
-  for (int64_t m = 0; m < M; m += M_BLOCK)
+  int64_t groups = (M + M_GROUP - 1) / M_GROUP, n_blocks = (M + M_BLOCK - 1) / M_BLOCK;
+  for (int64_t b = 0; b < n_blocks; b++)
     for (int64_t n = first; n < last; n += N_BLOCK) {
-      int64_t rows = M - m < M_BLOCK ? M - m : M_BLOCK;
+      int64_t m = groups * b / n_blocks * M_GROUP, end = groups * (b + 1) / n_blocks * M_GROUP;
+      int64_t rows = (end < M ? end : M) - m;
       int64_t columns = last - n < N_BLOCK ? last - n : N_BLOCK;
       one_block(&y, t, i, m, rows, n, columns);
       if (t->epilogue == MOON_SWIGLU)
@@ -266,49 +383,84 @@ static void run_task(const task *t) {
   }
 }
 
-/* Elements [i, i + n) of a row into bf16, or f32 that is one. */
-INLINE void round_piece(void *out, int64_t at_element, const float *x, int64_t n) {
+/* n elements of x, to begin at element `to` of out: as they are or rounded to bf16, which without
+ * products of it is f32 again. */
+INLINE void put_piece(void *out, int64_t to, const float *x, int64_t n, bool rounds) {
+  float *y = (float *)out + to;
   int64_t i = 0;
+  if (!rounds)
+    memcpy(y, x, (size_t)n * sizeof *y);
 #ifdef HAS_BF16_PRODUCTS
-  uint16_t *y = (uint16_t *)out + at_element;
-  for (; i + LANES <= n; i += LANES)
-    vec_store_bf16(y + i, vec_load(x + i));
-  for (; i < n; i++)
-    y[i] = moon_bf16_from_f32(x[i]);
+  uint16_t *y_bf16 = (uint16_t *)out + to;
+  for (; rounds && i + LANES <= n; i += LANES)
+    vec_store_bf16(y_bf16 + i, vec_load(x + i));
+  for (; rounds && i < n; i++)
+    y_bf16[i] = moon_bf16_from_f32(x[i]);
 #else
-  float *y = (float *)out + at_element;
-  for (; i < n; i++)
+  for (; rounds && i < n; i++)
     y[i] = moon_bf16_to_f32(moon_bf16_from_f32(x[i]));
 #endif
 }
 
-/* x [M][K] rounded to bf16, as `activations` says; the caller frees .data, NULL: no memory. */
-static activations rounded(const float *x, int64_t M, int64_t K) {
-  activations out = {.dtype = BF16_PRODUCTS ? MOON_BF16 : MOON_F32, .M = M, .K = K};
-  void *data = malloc((size_t)(M * K) * (BF16_PRODUCTS ? 2 : 4) + 1);
+/* x [M][K] in pieces; the caller frees .data, NULL: no memory. */
+static activations in_pieces(const float *x, int64_t M, int64_t K, bool rounds) {
+  bool bf16 = BF16_PRODUCTS && rounds;
+  activations out = {.dtype = bf16 ? MOON_BF16 : MOON_F32, .M = M, .K = K};
+  size_t size = (size_t)(M * K) * (bf16 ? 2 : 4);
+  void *data = aligned_alloc(CACHE_LINE, (size / CACHE_LINE + 1) * CACHE_LINE);
+  out.piece = bf16 ? K_BLOCK_BF16 : K_BLOCK;
 #pragma omp parallel for num_threads(moon_cpu_threads()) if (worth_threads(M * K))
   for (int64_t m = 0; m < (data ? M : 0); m++)
-    for (int64_t k = 0; k < K; k += K_BLOCK_BF16) {
-      int64_t n = K - k < K_BLOCK_BF16 ? K - k : K_BLOCK_BF16;
-      round_piece(data, BF16_PRODUCTS ? M * k + m * n : m * K + k, x + m * K + k, n);
+    for (int64_t k = 0; k < K; k += out.piece) {
+      int64_t n = K - k < out.piece ? K - k : out.piece;
+      put_piece(data, M * k + m * n, x + m * K + k, n, rounds);
     }
   out.data = data;
   return out;
 }
 
+#ifdef HAS_TILES
+static activations in_form(const float *x, int64_t M, int64_t K, bool rounds) {
+  return rounds ? in_tiles(x, M, K) : in_pieces(x, M, K, false);
+}
+#else
+#define in_form in_pieces
+#endif
+
+/* x as the products of one call take it: f32 and rounded, each if any wants it. */
+typedef struct forms {
+  activations exact, rounded;
+  void *owned[2];
+} forms;
+
+static moon_status prepare(task *t, forms *f, const moon_tensor *x, moon_arithmetic arithmetic,
+                           moon_err *err) {
+  int64_t M = x->shape[0], K = x->shape[1];
+  for (int i = 0; i < t->n; i++) {
+    bool rounds = arithmetic == MOON_ARITHMETIC_BF16 && t->list[i].w.dtype == MOON_BF16;
+    activations *form = rounds ? &f->rounded : &f->exact;
+    bool as_it_is = !rounds && (M <= TILE_X || K <= K_BLOCK);
+    if (as_it_is)
+      *form = (activations){moon_tensor_data(x), MOON_F32, M, K, K > 0 ? K : 1};
+    else if (!form->data) {
+      *form = in_form(moon_tensor_data(x), M, K, rounds);
+      if (!(f->owned[rounds] = (void *)form->data))
+        return moon_fail(err, MOON_ENOMEM, "linear: no memory for %lld activations",
+                         (long long)(M * K));
+    }
+    t->x[i] = *form;
+  }
+  return MOON_OK;
+}
+
 static moon_status products(const moon_product *list, int n, const moon_tensor *x,
                             moon_epilogue epilogue, moon_arithmetic arithmetic, moon_err *err) {
-  int64_t M = x->shape[0], K = x->shape[1];
   task t = {.list = list, .n = n, .epilogue = epilogue};
-  activations exact = {moon_tensor_data(x), MOON_F32, M, K}, in_bf16 = {0};
-  for (int i = 0; i < n; i++) {
-    bool rounds = arithmetic == MOON_ARITHMETIC_BF16 && list[i].w.dtype == MOON_BF16;
-    if (rounds && !in_bf16.data && !(in_bf16 = rounded(exact.data, M, K)).data)
-      return moon_fail(err, MOON_ENOMEM, "linear: no memory for %lld activations",
-                       (long long)(M * K));
-    t.x[i] = rounds ? in_bf16 : exact;
-  }
-  run_task(&t);
-  free((void *)in_bf16.data);
-  return MOON_OK;
+  forms f = {0};
+  moon_status status = prepare(&t, &f, x, arithmetic, err);
+  if (status == MOON_OK)
+    run_task(&t);
+  free(f.owned[0]);
+  free(f.owned[1]);
+  return status;
 }

@@ -5,7 +5,7 @@
 #include "tensor/dtype.h"
 #include "tensor/ops_cpu.h"
 
-enum { LANES = 4, CHAINS = 4, TILE_X = 3, TILE_W = 4, QUERIES = 2 };
+enum { LANES = 4, CHAINS = 4, TILE_X = 3, TILE_W = 4, PANEL_X = 3, PANEL_W = 4, QUERIES = 2 };
 typedef __m128 vec;
 
 static inline vec vec_zero(void) {
@@ -52,10 +52,12 @@ static inline vec vec_scale(vec x, vec n) {
   __m128i whole = _mm_cvtps_epi32(n), half = _mm_srai_epi32(whole, 1);
   return _mm_mul_ps(_mm_mul_ps(x, power_of_2(half)), power_of_2(_mm_sub_epi32(whole, half)));
 }
-static inline void vec_sum4(float *out, vec a, vec b, vec c, vec d) {
+/* out[0..3] += the sums of the lanes of a, b, c and d */
+static inline void vec_add_sum4(float *out, vec a, vec b, vec c, vec d) {
   vec ab = _mm_add_ps(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
   vec cd = _mm_add_ps(_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
-  _mm_storeu_ps(out, _mm_add_ps(_mm_shuffle_ps(ab, cd, 0x44), _mm_shuffle_ps(ab, cd, 0xee)));
+  vec sums = _mm_add_ps(_mm_shuffle_ps(ab, cd, 0x44), _mm_shuffle_ps(ab, cd, 0xee));
+  _mm_storeu_ps(out, _mm_add_ps(_mm_loadu_ps(out), sums));
 }
 static inline vec vec_load_bf16(const uint16_t *p) {
   return _mm_castsi128_ps(

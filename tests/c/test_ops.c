@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
  * Conformance of a backend: every operation on random shapes and dtypes against the reference
- * kernels, and the row rule (rows computed alone, in blocks of 7 and all at once, with 1 and 2
+ * kernels, and the row rule (rows computed alone, in blocks of 7 and all at once, with 1 to 3
  * threads, have the same bits). Numbers go in and out by moon_tensor_read and _write alone.
  *
  *   test_ops [BACKEND...] [only=OP] [seed=N] [trials=N]     BACKEND: an instruction set or a
@@ -147,6 +147,11 @@ static void drop(trial *t) {
 static int64_t pick_rows(void) {
   static const int64_t rows[] = {0, 1, 2, 3, 4, 5, 8, 15, 33};
   return rows[random_below(9)];
+}
+
+/* Now and then enough for several threads. */
+static int64_t pick_many_rows(void) {
+  return random_below(8) ? pick_rows() : 300;
 }
 
 static int64_t pick_width(void) {
@@ -344,7 +349,7 @@ static int64_t pick_depth(void) {
 }
 
 static void products(trial *t) {
-  int64_t M = random_below(16) ? pick_rows() : 125, K = pick_depth(), N = pick_width();
+  int64_t M = random_below(16) ? pick_rows() : 150, K = pick_depth(), N = pick_width();
   t->op = (int)random_below(2);
   t->variant = (int)random_below(2); /* 1: with biases */
   t->k = random_below(3);            /* the epilogue */
@@ -398,7 +403,7 @@ static moon_status call_rope(const moon_tensor *t, const trial *p, moon_err *err
 }
 
 static void rope(trial *t) {
-  int64_t M = pick_rows(), heads = 1 + random_below(5), half = 1 + random_below(40);
+  int64_t M = pick_many_rows(), heads = 1 + random_below(5), half = 1 + random_below(40);
   int64_t n_ctx = t->limit = 50;
   add(t, "q", ROWS | OUT, MOON_F32, NORMAL, 3, M, heads, 2 * half);
   add(t, "k", ROWS | OUT, MOON_F32, NORMAL, 3, M, 1 + random_below(heads), 2 * half);
@@ -415,7 +420,7 @@ static moon_status call_kv_append(const moon_tensor *t, const trial *p, moon_err
 }
 
 static void kv_append(trial *t) {
-  int64_t M = pick_rows(), heads = 1 + random_below(5), d_head = pick_width(), n_ctx = 40;
+  int64_t M = pick_many_rows(), heads = 1 + random_below(5), d_head = pick_width(), n_ctx = M + 7;
   moon_dtype dtype = pick_weight();
   add(t, "k cache", OUT, dtype, NORMAL, 3, heads, n_ctx, d_head);
   add(t, "v cache", OUT, dtype, NORMAL, 3, heads, n_ctx, d_head);
@@ -719,7 +724,7 @@ static void compare(const char *op, const char *what, const trial *p, const moon
 static void check_rows(const char *op, const trial *p, const backend *b,
                        const moon_tensor *at_once) {
   static const int64_t blocks[] = {0, 1, 7};
-  for (int threads = 1; threads <= 2; threads++)
+  for (int threads = 1; threads <= 3; threads++)
     for (int i = 0; i < 3; i++) {
       char what[64];
       moon_tensor t[MAX_OPERANDS];

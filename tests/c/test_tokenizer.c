@@ -481,6 +481,70 @@ static void files_that_are_cut(void **state) {
   free(text);
 }
 
+/* text with `old` in the place of `new` once; freed by the caller. */
+static char *with(const char *text, const char *old, const char *new) {
+  const char *at = strstr(text, old);
+  assert_non_null(at);
+  char *out = malloc(strlen(text) + strlen(new) + 1);
+  sprintf(out, "%.*s%s%s", (int)(at - text), text, new, at + strlen(old));
+  return out;
+}
+
+static void assert_refused(char *text, const char *message) {
+  moon_tokenizer *t;
+  moon_err err;
+  assert_int_equal(moon_tokenizer_parse(&t, text, strlen(text), &err), MOON_EFORMAT);
+  assert_null(t);
+  assert_string_equal(err.text, message);
+  free(text);
+}
+
+/* One file, one meaning: no key may be there twice, the big lists and what they hold included. P7
+ */
+static void keys_that_are_there_twice(void **state) {
+  (void)state;
+  json_t *root = tiny_json();
+  char *text = json_dumps(root, JSON_COMPACT);
+  json_decref(root);
+  assert_refused(with(text, "\"vocab\":{", "\"vocab\":{\"a\":3000,"),
+                 "model.vocab: \"a\" is there twice");
+  assert_refused(with(text, "\"vocab\":{", "\"vocab\":{\"\\u0061\":3000,"),
+                 "model.vocab: \"a\" is there twice");
+  assert_refused(
+      with(text, "\"vocab\":{", "\"vocab\":{\"\u6f22\":3000,\"b\u6f22\":3001,\"\u6f22\":3002,"),
+      "model.vocab: \"\u6f22\" is there twice");
+  assert_refused(with(text, "\"vocab\":{", "\"vocab\":{},\"vocab\":{"),
+                 "not JSON: duplicate object key near '\"vocab\"'");
+  assert_refused(with(text, "\"merges\":[", "\"merges\":[],\"merges\":["),
+                 "not JSON: duplicate object key near '\"merges\"'");
+  assert_refused(with(text, "\"model\":{", "\"model\":{},\"model\":{"),
+                 "not JSON: duplicate object key near '\"model\"'");
+  free(text);
+}
+
+/* Such a token only has a text; an added one may name it, with its id. */
+static void tokens_outside_of_the_alphabet(void **state) {
+  (void)state;
+  json_t *root = tiny_json();
+  json_t *vocab = json_object_get(json_object_get(root, "model"), "vocab");
+  json_object_set_new(vocab, "\u6f22", json_integer(1300));
+  json_object_set_new(vocab, "\u5b57", json_integer(1301));
+  add_token(root, 1300, "\u6f22", false);
+  moon_tokenizer *t;
+  moon_err err;
+  if (parse(&t, root, &err))
+    fail_msg("%s", err.text);
+  assert_string_equal(ids_text(t, "\u6f22", 0), "1300");
+  moon_token token;
+  assert_int_equal(moon_tokenizer_token(t, 1301, &token, &err), MOON_OK);
+  assert_memory_equal(token.bytes, "\u5b57", 3);
+  assert_int_equal(moon_tokenizer_find(t, "\u5b57", 3), -1);
+  moon_tokenizer_release(t);
+  add_token(root, 1400, "\u5b57", false);
+  assert_int_equal(parse(&t, root, &err), MOON_EFORMAT);
+  json_decref(root);
+}
+
 static void files_that_are_something_else(void **state) {
   static const char *const texts[] = {"[]", "{}", "{\"model\": 1}", "{\"a\": 1, \"a\": 2}",
                                       "\xff\xfe{}"};
@@ -489,10 +553,17 @@ static void files_that_are_something_else(void **state) {
   moon_err err;
   for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
     assert_int_not_equal(moon_tokenizer_parse(&t, texts[i], strlen(texts[i]), &err), MOON_OK);
+  assert_int_equal(moon_tokenizer_parse(&t, "[]", 2, &err), MOON_EFORMAT);
+  assert_string_equal(err.text, "not JSON: byte 0: expected '{', found '['");
+  static const char *const places[] = {
+      "{\"a\":", "{\"model\":{\"vocab\":{\"a\":", "{\"model\":{\"merges\":["};
   char *deep = malloc(1000000);
-  memset(deep, '[', 1000000);
-  assert_int_equal(moon_tokenizer_parse(&t, deep, 1000000, &err), MOON_EFORMAT);
-  assert_string_equal(err.text, "not JSON: maximum parsing depth reached near '[' at byte 2049");
+  for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+    memset(deep, '[', 1000000);
+    memcpy(deep, places[i], strlen(places[i]));
+    assert_int_equal(moon_tokenizer_parse(&t, deep, 1000000, &err), MOON_EFORMAT);
+    assert_non_null(strstr(err.text, "expected no deeper nesting, found '['"));
+  }
   free(deep);
   assert_int_equal(moon_tokenizer_parse(&t, NULL, 0, &err), MOON_EFORMAT);
   assert_int_equal(moon_tokenizer_load(&t, "/nowhere/tokenizer.json", &err), MOON_ENOENT);
@@ -580,6 +651,8 @@ int main(int argc, char **argv) {
       cmocka_unit_test(byte_level_brings_its_own_pattern),
       cmocka_unit_test(files_with_a_bad_field),
       cmocka_unit_test(files_that_are_cut),
+      cmocka_unit_test(keys_that_are_there_twice),
+      cmocka_unit_test(tokens_outside_of_the_alphabet),
       cmocka_unit_test(files_that_are_something_else),
       cmocka_unit_test(long_texts_take_linear_time),
       cmocka_unit_test(threads_share_one),

@@ -65,6 +65,7 @@ int __real_fstat(int fd, struct stat *out);
 void *__real_mmap(void *at, size_t size, int protection, int flags, int fd, off_t offset);
 ssize_t __real_read(int fd, void *data, size_t size);
 ssize_t __real_write(int fd, const void *data, size_t size);
+ssize_t __real_pwrite(int fd, const void *data, size_t size, off_t at);
 int __real_fsync(int fd);
 int __real_close(int fd);
 int __real_rename(const char *from, const char *to);
@@ -144,6 +145,10 @@ ssize_t __wrap_read(int fd, void *data, size_t size) {
 
 ssize_t __wrap_write(int fd, const void *data, size_t size) {
   return interrupted("write", &size) ? -1 : __real_write(fd, data, size);
+}
+
+ssize_t __wrap_pwrite(int fd, const void *data, size_t size, off_t at) {
+  return interrupted("write", &size) ? -1 : __real_pwrite(fd, data, size, at);
 }
 
 int __wrap_fsync(int fd) {

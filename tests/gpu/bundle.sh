@@ -29,7 +29,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 name=$(basename "$out" .tar)
 folder=$work/$name
-mkdir -p "$folder"/{bin,lib/lua,share/moonscope,examples,tests/fixtures/tiny,tests/bench,tests/gpu}
+mkdir -p "$folder"/{bin,lib/lua,share/lua/5.4,examples,tests/fixtures/tiny,tests/bench,tests/gpu}
 
 # Programs and modules, then what they need, until nothing is new.
 for program in "${programs[@]}"; do cp "$build/bin/$program" "$folder/bin/"; done
@@ -54,8 +54,8 @@ for program in "${programs[@]}"; do
   patchelf --force-rpath --set-rpath '$ORIGIN/../lib' "$folder/bin/$program"
 done
 
-cp -r lua "$folder/share/moonscope/"
-cp "$(where_is path argparse)" "$folder/share/moonscope/lua/"
+cp -r lua/moonscope "$folder/share/lua/5.4/"
+cp "$(where_is path argparse)" "$folder/share/lua/5.4/"
 cp -r examples/tiny "$folder/examples/"
 cp -r tests/fixtures/tiny/golden "$folder/tests/fixtures/tiny/"
 cp tests/bench/random_model.lua "$folder/tests/bench/"

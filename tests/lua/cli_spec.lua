@@ -45,6 +45,7 @@ describe("moonscope COMMAND", function()
       { { "--model", "m", "--prompt", "p", "--log-level", "loud" },
         "'--log-level' must be one of 'error', 'warn', 'info', 'debug'" },
       { { "--model", "m", "--prompt", "p", "--precision", "best" }, "'--precision' must be one of 'fast', 'exact'" },
+      { { "--model", "m", "--prompt", "p", "--format", "zip" }, "'zip' is no format, expected goodfire, workbench, " },
     } do
       local result = moonscope("generate", table.unpack(case[1]))
       assert.equal(2, result.code)

@@ -54,8 +54,8 @@ describe("a device", function()
       LUA_PATH = "lua/?.lua;lua/?/init.lua;;",
       LD_PRELOAD = os.getenv "MOONSCOPE_PRELOAD", -- for a build with sanitizers
     } })
-    assert.same({ 0, 'false\tdevice "cuda": there is no libmoonscope_cuda.so in ' .. folder .. "/ or " ..
-      folder .. "/../lib\n1\n" }, { run.code, run.out })
+    assert.same({ 0, 'false\tdevice "cuda": there is no libmoonscope_cuda.so in ' .. folder ..
+      "/, ../lib or ../lib/lua/5.4\n1\n" }, { run.code, run.out })
     fixtures.remove(folder)
   end)
 

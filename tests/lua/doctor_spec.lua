@@ -79,6 +79,7 @@ describe("doctor", function()
   teardown(function()
     model:close()
     sae:close()
+    model = nil -- and with it its tokenizer
   end)
 
   ---The verdict on a changed SAE.

@@ -16,6 +16,7 @@ describe("edits", function()
     model:close()
     sae:close()
     plain:close()
+    model = nil -- and with it its tokenizer
   end)
 
   ---The stream after layer 3 with these edits, and what they touched.
@@ -199,6 +200,7 @@ describe("edits of an SAE", function()
   teardown(function()
     model:close()
     plain:close()
+    model = nil
   end)
 
   local folder

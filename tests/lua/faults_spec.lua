@@ -136,7 +136,7 @@ describe("the program under strace", function()
 
   it("leaves the old file or the new one when it is killed, and no litter after it ran again", function()
     local kills = 0
-    for _, call in ipairs { "openat", "write", "fsync", "rename", "close", "munmap", "exit_group" } do
+    for _, call in ipairs { "openat", "pwrite64", "fsync", "rename", "close", "munmap", "exit_group" } do
       local n = count_system_calls(call)
       local points = sample(math.max(n, 1), SAMPLE // 6)
       points[#points + 1] = first_call(call)
@@ -155,8 +155,8 @@ describe("the program under strace", function()
 
   it("tells every error of the disk, and leaves nothing", function()
     for _, case in ipairs {
-      { "write", "ENOSPC", "No space left on device" }, { "write", "EIO", "Input/output error" },
-      { "write", "EDQUOT", "Disk quota exceeded" }, { "fsync", "EIO", "Input/output error" },
+      { "pwrite64", "ENOSPC", "No space left on device" }, { "pwrite64", "EIO", "Input/output error" },
+      { "pwrite64", "EDQUOT", "Disk quota exceeded" }, { "fsync", "EIO", "Input/output error" },
       { "fsync", "ENOSPC", "No space left on device" }, { "rename", "EROFS", "Read-only file system" },
       { "rename", "ENOSPC", "No space left on device" }, { "openat", "EROFS", "Read-only file system" },
       { "openat", "EMFILE", "Too many open files" }, { "openat", "EINTR", nil },

@@ -12,6 +12,7 @@ describe("generate", function()
   teardown(function()
     model:close()
     sae:close()
+    model = nil -- and with it its tokenizer
   end)
 
   it("writes the golden greedy tokens and text in exact", function()

@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: MIT
--- Loaded by busted before the specs: after each test it collects twice and fails if live tensors or
--- open handles changed.
+-- Loaded by busted before the specs: after each test, and after each file of them, it collects twice and
+-- fails if the number of live tensors, mapped files, tokenizers, jobs, handles of luv or open files changed.
 local busted = require "busted"
 local uv = require "luv"
 local core = require "moonscope.core"
@@ -17,30 +17,41 @@ local function open_files()
   return n
 end
 
+local function handles()
+  local n = 0
+  uv.walk(function() n = n + 1 end)
+  return n
+end
+
 ---Every counter of the core (storage_live, ...) and the open files, once no canceled job holds any.
 local function count()
   collectgarbage()
   collectgarbage()
   while core.queue_length() > 0 do uv.sleep(1) end
-  local counts = { ["open files"] = open_files() }
+  uv.run "nowait" -- lets the handles go that are closed
+  local counts = { ["open files"] = open_files(), ["luv handles"] = handles() }
   for name, counter in pairs(core) do
     if name:find "_live$" then counts[name] = counter() end
   end
   return counts
 end
 
-local before
-
-busted.subscribe({ "test", "start" }, function()
-  before = count()
-  return nil, true
-end)
-
-busted.subscribe({ "test", "end" }, function(element)
-  for name, n in pairs(count()) do
-    if n ~= before[name] then
-      error(("%s: %s: %d before the test, %d after it"):format(element.name, name, before[name], n), 0)
+local function check(name, before)
+  for what, n in pairs(count()) do
+    if n ~= before[what] then
+      error(("%s: %s: %d before, %d after it"):format(name, what, before[what], n), 0)
     end
   end
-  return nil, true
-end)
+end
+
+for _, what in ipairs { "file", "test" } do
+  local before
+  busted.subscribe({ what, "start" }, function()
+    before = count()
+    return nil, true
+  end)
+  busted.subscribe({ what, "end" }, function(element)
+    check(element.name, before)
+    return nil, true
+  end)
+end

@@ -40,7 +40,9 @@ describe("json.decode", function()
     { [["\ud800"]], "Expected value but found invalid unicode escape code at character 2" },
     { "1 2", "Expected the end but found T_NUMBER at character 3" },
     { "1e400", "a number is too large" },
-    { '{"a": [-1e999]}', "a number is too large" },
+    { "[1, [1e400]]", "a number is too large" },
+    { '{"x": 1, "a": [-1e999]}', "a: a number is too large", "a" },
+    { '{"edits": [{"value": 1e999}]}', "edits: a number is too large", "edits" },
     { '"\xff"', "byte 2 is no UTF-8" },
     { '"\xed\xa0\x80"', "byte 2 is no UTF-8" },
     { "[1]\0x", "byte 4 is a control character" },
@@ -50,8 +52,8 @@ describe("json.decode", function()
   }
   for i, case in ipairs(bad) do
     it("refuses bad text " .. i, function()
-      local value, message, code = json.decode(case[1])
-      assert.same({ nil, "json: " .. case[2], "EFORMAT" }, { value, message, code })
+      local value, message, code, key = json.decode(case[1])
+      assert.same({ nil, "json: " .. case[2], "EFORMAT", case[3] }, { value, message, code, key })
     end)
   end
 

@@ -179,7 +179,10 @@ end)
 describe("forward", function()
   local model
   setup(function() model = fixtures.load_model { precision = "exact" } end)
-  teardown(function() model:close() end)
+  teardown(function()
+    model:close()
+    model = nil -- and with it its tokenizer
+  end)
 
   it("puts one BOS in front of a text, never two", function()
     assert.same(prompt.ids, model:forward(prompt.text).ids)
@@ -244,7 +247,10 @@ end)
 describe("a session", function()
   local model
   setup(function() model = fixtures.load_model { precision = "exact" } end)
-  teardown(function() model:close() end)
+  teardown(function()
+    model:close()
+    model = nil -- and with it its tokenizer
+  end)
 
   it("rewinds to the same bits", function()
     local session <close> = model:session()

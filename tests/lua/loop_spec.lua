@@ -103,6 +103,24 @@ describe("loop.run", function()
     end, "^no bar$")
   end)
 
+  it("hears jobs while tasks sleep for nothing but turns", function()
+    local n_turns, over = 0, false
+    loop.run(function()
+      for _ = 1, 2 do
+        loop.spawn(function()
+          while not over do
+            n_turns = n_turns + 1
+            loop.sleep(0)
+          end
+        end)
+      end
+      local t = ms.randn { 200, 200 }
+      for _ = 1, 20 do t:matmul(t) end
+      over = true
+    end)
+    assert.is_true(n_turns > 2, n_turns)
+  end)
+
   it("does not run inside itself; sleep and spawn need it", function()
     assert.error_matches(function() loop.run(function() loop.run(print) end) end, "the loop runs already")
     assert.error_matches(function() loop.sleep(1) end, "loop.sleep: called outside of a task")
@@ -141,6 +159,59 @@ describe("loop.run", function()
     end, 1, 2)
     assert.is_true(own)
     assert.same({ true, 1, 2 }, inner)
+  end)
+
+  it("tells an attempted task's error to who asked, and lets the others go on", function()
+    local told, went_on
+    loop.run(function()
+      loop.attempt(function(message, task) told = { message, coroutine.status(task) } end, error, "broken", 0)
+      loop.sleep(1)
+      went_on = true
+    end)
+    assert.same({ { "broken", "dead" }, true }, { told, went_on })
+  end)
+
+  it("lets a parked task go on when it is woken, and leaves others as they are", function()
+    local order = {}
+    loop.run(function()
+      local task = loop.spawn(function()
+        loop.park()
+        order[#order + 1] = "woken"
+      end)
+      order[#order + 1] = coroutine.status(task)
+      loop.wake(coroutine.running())
+      loop.wake(task)
+      order[#order + 1] = coroutine.status(task)
+      loop.sleep(20)
+      order[#order + 1] = coroutine.status(task)
+    end)
+    assert.same({ "suspended", "suspended", "woken", "dead" }, order)
+    assert.error_matches(loop.park, "called outside of a task")
+  end)
+
+  it("throws in a canceled task where it waits, and wherever it waits again", function()
+    local reasons = {}
+    loop.run(function()
+      local task = loop.attempt(function(message) reasons[#reasons + 1] = message end, function()
+        reasons[1] = select(2, pcall(loop.sleep, 600000))
+        loop.park()
+      end)
+      loop.cancel(task, "enough")
+    end)
+    assert.same({ "enough", "enough" }, reasons)
+  end)
+
+  it("ends by the error of a guarded callback of luv", function()
+    assert.error_matches(function()
+      loop.run(function()
+        local timer = uv.new_timer()
+        timer:start(0, 0, loop.guarded(function()
+          timer:close()
+          error("in a callback", 0)
+        end))
+        loop.sleep(600000)
+      end)
+    end, "^in a callback$")
   end)
 
   it("stays awake while a matrix job computes: a 10 ms tick is late by less than 200 ms", function()

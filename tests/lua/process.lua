@@ -96,12 +96,14 @@ function M.moonscope(arguments, options) return M.run(M.program, arguments, opti
 
 ---Runs the program under test on a terminal of its own. From its keyboard come `typed`, a text or such
 ---answers as above, and then Ctrl-D. What it prints, both streams and the echo of the keys, is in `out`.
-function M.terminal(arguments, typed)
+---env changes its environment.
+function M.terminal(arguments, typed, env)
   local words = { "exec " .. M.program } -- a shell in between would take Ctrl-C to itself
   for i, word in ipairs(arguments) do
     words[i + 1] = "'" .. word:gsub("'", "'\\''") .. "'"
   end
   local options = { env = { TERM = "xterm" } }
+  for name, value in pairs(env or {}) do options.env[name] = value end
   options[type(typed) == "table" and "answers" or "stdin"] = typed
   return M.run("script", { "-qec", table.concat(words, " "), "/dev/null" }, options)
 end

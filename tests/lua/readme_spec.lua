@@ -34,3 +34,15 @@ describe("the README's commands", function()
     assert.is_nil(next(listed))
   end)
 end)
+
+describe("the README's prompt", function()
+  it("answers as it says", function()
+    local shown, typed = readme:match "## The prompt.-```\n(> .-)```", {}
+    for line in shown:gmatch "> ([^\n]*)\n" do typed[#typed + 1] = line .. "\n" end
+    local answers = {}
+    for _, line in ipairs(typed) do table.move({ "> ", line }, 1, 2, #answers + 1, answers) end
+    table.move({ "> ", "\n" }, 1, 2, #answers + 1, answers)
+    local result = process.terminal({}, answers, { XDG_STATE_HOME = "/dev/null" })
+    assert.truthy(result.out:gsub("\r", ""):find(shown, 1, true), result.out)
+  end)
+end)

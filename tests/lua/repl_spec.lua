@@ -1,19 +1,25 @@
 -- SPDX-License-Identifier: MIT
+local fixtures = require "fixtures"
 local process = require "process"
+local uv = require "luv"
 
----All that is seen while the texts are typed, each after the mark before it has been seen.
-local function dialog(...)
-  local result = process.terminal({}, { ... })
+local state -- the folder of what the prompt remembers
+
+setup(function() state = fixtures.folder() end)
+teardown(function() fixtures.remove(state) end)
+
+---A terminal whose prompt remembers what it is told in a folder of its own.
+local function terminal(typed, env)
+  local result = process.terminal({}, typed, env or { XDG_STATE_HOME = state })
   assert.equal(0, result.code, result.out)
   return (result.out:gsub("\r", ""))
 end
 
+---All that is seen while the texts are typed, each after the mark before it has been seen.
+local function dialog(...) return terminal { ... } end
+
 ---All that is seen when these lines and then Ctrl-D (which `script` types at its end) are typed.
-local function answers(...)
-  local result = process.terminal({}, table.concat({ ... }, "\n") .. "\n")
-  assert.equal(0, result.code)
-  return (result.out:gsub("\r", ""))
-end
+local function answers(...) return terminal(table.concat({ ... }, "\n") .. "\n") end
 
 local function assert_has(text, part)
   assert.truthy(text:find(part, 1, true), ("%q is not in:\n%s"):format(part, text))
@@ -82,5 +88,135 @@ describe("the prompt", function()
   it("remembers lines", function()
     local out = dialog("> ", "1 + 41\n", "\n42", "\27[A\n", "\n42", "\n")
     assert.equal(2, select(2, out:gsub("\n42\n", "")))
+  end)
+
+  it("says at once that a string has no end", function()
+    assert_has(answers("x = 'no end", "'still here'"), "moonscope: stdin:1: unfinished string near ''no end'\n")
+    assert_has(answers("#[[two", "lines]]"), "\n9\n")
+  end)
+
+  it("prints nothing for a statement, and nil for an expression that is nil", function()
+    assert.truthy(answers("x = 1", "print()", "nothing"):find "> x = 1\n> print%(%)\n\n> nothing\nnil\n> ")
+  end)
+
+  it("prints tables and several values that do not fit into one line", function()
+    assert_has(answers("{1, 2, name = 'x'}, 3"), '\n{ 1, 2, name = "x" }\t3\n')
+    assert_has(answers("ms.zeros{1}, 'and'"), "\nf32 [1] cpu\n  0\nand\n")
+  end)
+
+  it("explains things", function()
+    local out = answers("help", "help(ms.cat)", "help(ms.zeros{1})")
+    assert_has(out, "\nms.cat(tensors, dim)\n")
+    assert_has(out, "\nmoonscope.Tensor\n")
+    assert_has(out, "\n  Session ")
+  end)
+
+  it("stops a generation at Ctrl-C, and the model works on", function()
+    local out = dialog("> ", "model = ms.load_model('examples/tiny')\n",
+      "> ", "for i = 1, 1e9 do model:generate('The fox', {on_token = function() " ..
+      "if not told then told = true print 'go' end end}) end\n",
+      "\ngo", "\3", "interrupted", "",
+      "> ", "#model:generate('The fox', {max_tokens = 2, ignore_eos = true}).ids\n", "\n2", "\n")
+    assert_has(out, "moonscope: interrupted\n")
+    assert_has(out, "\n2\n")
+  end)
+
+  it("stops the loop at Ctrl-C, with what its tasks wait for", function()
+    local out = dialog("> ", "loop = require 'moonscope.loop'\n",
+      "> ", "loop.run(function() loop.spawn(loop.sleep, 1e6) print 'go' loop.sleep(1e6) end)\n", "\ngo", "\3",
+      "interrupted", "", "> ", "loop.run(function() return 'alive' end)\n", "\nalive", "\n")
+    assert_has(out, "\nalive\n")
+  end)
+end)
+
+describe("Tab", function()
+  it("completes globals, fields, methods and keys", function()
+    assert_has(dialog("> ", "t = ms.zer\t{1}\n", "> ", "t:sh\t()[1] + 1\n", "\n2", "\n"), "\n2\n")
+    local out = dialog("> ", "long_name = {inner = {['model.layers.3'] = 41}}\n",
+      "> ", "long_\t.in\t['mod\t + 1\n", "\n42", "\n")
+    assert_has(out, "\n42\n")
+  end)
+
+  it("shows what may stand there, and writes the line again", function()
+    local out = dialog("> ", "1, ms.load_\t", "load_tokenizer", "", "> 1, ms.load_", "sae == nil\n", "\n1\tfalse", "\n")
+    assert_has(out, "\nload_model      load_sae        load_tokenizer\n")
+  end)
+
+  it("completes the names of files in a string", function()
+    assert_has(dialog("> ", "#'examples/tiny/conf\t\n", "\n25", "\n"), "\n25\n")
+  end)
+end)
+
+describe("the history", function()
+  local file
+
+  before_each(function()
+    file = state .. "/moonscope/history"
+    fixtures.remove(state .. "/moonscope")
+  end)
+
+  it("is there in the next session, whole statements at once", function()
+    answers("for i = 1, 2 do", "kept = i * 21", "end", "", "1 + 41", "1 + 41")
+    assert.equal("for i = 1, 2 do\\nkept = i * 21\\nend\n1 + 41\n", fixtures.read(file))
+    assert.equal(tonumber("600", 8), uv.fs_stat(file).mode & 511)
+    assert_has(dialog("> ", "\27[A\n", "\n42", "\n"), "\n42\n")
+    assert_has(dialog("> ", "\27[A\27[A", "end", "\n", "> ", "kept + 1\n", "\n43", "\n"), "\n43\n")
+  end)
+
+  it("lies below HOME where no state folder is named, and need not be kept", function()
+    terminal("'one'\n", { XDG_STATE_HOME = false, HOME = state })
+    assert.equal("'one'\n", fixtures.read(state .. "/.local/state/moonscope/history"))
+    for _, env in ipairs { { XDG_STATE_HOME = "/dev/null" }, { XDG_STATE_HOME = false, HOME = false } } do
+      local out = terminal("'one'\n", env)
+      assert.truthy(out:find "Ctrl%-D ends\n> 'one'\none\n> ", out)
+    end
+  end)
+
+  it("takes only the last lines of a large file, which it makes smaller", function()
+    uv.fs_mkdir(state .. "/moonscope", 448)
+    local lines = {}
+    for i = 1, 70000 do lines[i] = ("%d -- is kept\n"):format(i) end
+    fixtures.write(file, table.concat(lines))
+    assert_has(dialog("> ", "\27[A\n", "\n70000", "\n"), "\n70000\n")
+    local text = fixtures.read(file)
+    assert.equal("69001 -- is kept\n69002 -- is kept\n", text:sub(1, 34))
+    assert.equal(1001, select(2, text:gsub("\n", ""))) -- with the one that was typed again
+    assert.equal(tonumber("600", 8), uv.fs_stat(file).mode & 511)
+    assert.same({ "history" }, fixtures.names(state .. "/moonscope"))
+  end)
+
+  it("writes into nothing but a file", function()
+    uv.fs_mkdir(state .. "/moonscope", 448)
+    local mode = uv.fs_stat("/dev/null").mode
+    uv.fs_symlink("/dev/null", file)
+    assert_has(answers("6 * 7"), "\n42\n")
+    assert.equal(mode, uv.fs_stat("/dev/null").mode)
+    os.remove(file)
+    assert(os.execute("mkfifo " .. file))
+    assert_has(answers("6 * 7"), "\n42\n")
+  end)
+end)
+
+describe("text from a pipe", function()
+  local function piped(text)
+    local result = process.moonscope({}, { stdin = text })
+    return { result.code, result.out, result.err:match "^[^\n]*\n?" }
+  end
+
+  it("that one would type at the prompt is answered as there", function()
+    assert.same({ 0, "42\n", "" }, piped "6 * 7")
+    assert.same({ 0, "f32 [1] cpu\n  0\n", "" }, piped "ms.zeros{1}\n")
+    assert.same({ 0, "42\n1\n2\n{ 20 }\tnil\n", "" },
+      piped "x = 20\nx + 22\nfor i = 1, 2 do\n print(i)\nend\n\n{x},\ny\n")
+    assert.same({ 1, "1\n", "moonscope: stdin:1: broken\n" }, piped "x = 1\nx\nerror 'broken'\nprint 'not run'\nx")
+  end)
+
+  it("is a script where it is one, and nothing of it runs where it is neither", function()
+    assert.same({ 0, "2\n", "" }, piped "local x = 2\nprint(x)\n")
+    assert.same({ 0, "3\n", "" }, piped "t = ms.zeros{3}\nprint(#t)\n")
+    assert.same({ 0, "2\n", "" }, piped "#!/usr/bin/moonscope\nlocal x = 2\nprint(x)\n")
+    assert.same({ 1, "", "moonscope: stdin:2: unexpected symbol near '='\n" }, piped "print 'not run'\nx = = 1\n")
+    assert.same({ 1, "", "moonscope: stdin:2: 'end' expected (to close 'for' at line 1) near <eof>\n" },
+      piped "for i = 1, 2 do\nprint 'not run'")
   end)
 end)

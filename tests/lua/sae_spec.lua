@@ -333,3 +333,36 @@ describe("moonscope features", function()
     assert.is_true(seen >= #value - 2)
   end)
 end)
+
+describe("features.of_prompt", function()
+  local features = require "moonscope.features"
+
+  it("gives each token of a text its features, largest first", function()
+    local model, sae = fixtures.load { precision = "exact" }
+    local out = model:forward("The red fox", { capture = { sae.hook }, logits = false })
+    local fired = sae:encode(out.captures[sae.hook])
+    local found = features.of_prompt(model, sae, "The red fox", 2)
+    assert.same({ 3, #out.ids }, { found.layer, #found.tokens })
+    for number, token in ipairs(found.tokens) do
+      assert.same({ number - 1, out.ids[number], model.tokenizer:token(out.ids[number]), fired:count(number) },
+        { token.position, token.id, token.token, token.l0 })
+      assert.same(fired:strongest(number, 2), token.features)
+      assert.same(fired:row(number), fired:finite_row(number))
+    end
+    fired:close()
+    sae:close()
+    model:close()
+  end)
+
+  it("asks for the layer of an SAE that has none", function()
+    local model = fixtures.load_model()
+    local path, folder = saved(tensors())
+    local unknown = assert(ms.load_sae(path, { model = model }))
+    local message = path .. ": the SAE's layer is unknown"
+    assert.error_matches(function() features.of_prompt(model, unknown, "The red fox") end, message, 1, true)
+    assert.error_matches(function() unknown:known_hook "asked" end, "asked: " .. message, 1, true)
+    unknown:close()
+    model:close()
+    fixtures.remove(folder)
+  end)
+end)

@@ -78,12 +78,14 @@ describe("bodies", function()
       for _, case in ipairs {
         { 400, "EFORMAT", "{" }, { 400, "EFORMAT", '{"model_name": NaN}' }, { 400, "EFORMAT", '{"model_name": 0x10}' },
         { 400, "EFORMAT", "\xff" }, { 400, "EFORMAT", ("["):rep(200) .. ("]"):rep(200) },
-        { 400, "EFORMAT", '{"a": 1e400}' }, { 400, "EFORMAT", "{} {}" }, { 400, "EFORMAT", '{"model_name": "\1"}' },
+        { 400, "EFORMAT", '{"wait": 1e400}', "wait" }, { 400, "EFORMAT", "{} {}" },
+        { 400, "EFORMAT", '{"model_name": "\1"}' },
         { 422, "EINVAL", "[1]" }, { 422, "EINVAL", "1" }, { 422, "EINVAL", '"x"' }, { 422, "EINVAL", "null" },
       } do
         local status, body = app:call("POST", "/load-model", case[3])
         local entry = json.decode(json.encode(body))
         assert.same({ case[1], case[2] }, { status, entry.code }, case[3])
+        if status == 400 then assert.equal(case[4], entry.field) end -- P38
       end
       assert.equal(415, (app:call("POST", "/load-model", "{}", { ["Content-Type"] = "text/plain" })))
       assert.equal(404, (app:call("POST", "/load-model", '{"model_name":"x"}',

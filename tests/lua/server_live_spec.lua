@@ -148,6 +148,29 @@ it("an SAE whose file leaves something open is loaded with what the command line
   fixtures.remove(folder)
 end)
 
+it("an SAE whose layer is unknown is loaded with --layer", function()
+  local folder = fixtures.folder()
+  local path = folder .. "/unnamed.pth"
+  fixtures.write(path, fixtures.read(fixtures.sae_path))
+  local server = http.serve { "--model", MODEL, "--sae", path }
+  assert.equal(1, server:wait())
+  assert.truthy(server.err:find("moonscope: --layer: the SAE's layer is unknown", 1, true), server.err)
+  for _, case in ipairs { { path, "3" }, { fixtures.sae_path, "2", "is of layer 3; reads layer 2" } } do
+    server = http.serve { "--model", MODEL, "--sae", case[1], "--layer", case[2] }
+    http.wait_for("the SAE", function() return select(2, server:request("GET", "/sae/status")).status == "ready" end)
+    local _, told = server:request("GET", "/sae/status")
+    assert.equal(tonumber(case[2]), told.layers[1].layer_idx)
+    assert.equal(0, server:stop())
+    assert.equal(case[3] ~= nil, server.err:find(case[3] or "warning", 1, true) ~= nil, server.err)
+  end
+  for _, more in ipairs { {}, { "--sae", path, "--sae", path } } do
+    server = http.serve { "--model", MODEL, "--layer", "3", table.unpack(more) }
+    assert.equal(2, server:wait())
+    assert.truthy(server.err:find("^moonscope: serve: %-%-layer: "), server.err)
+  end
+  fixtures.remove(folder)
+end)
+
 it("a routes file that is broken is said in one line", function()
   local folder = fixtures.folder()
   for _, case in ipairs {
@@ -249,6 +272,9 @@ describe("generation", function()
     refused(400, "ERANGE", "prompt", { prompt = { 1, 100000 } })
     refused(400, "EINVAL", "prompt", { prompt = { "a", "b" } })
     refused(400, "EINVAL", "stop", { stop = { "" } })
+    refused(400, "EINVAL", "stop", { stop = { a = "b" } })
+    refused(400, "EINVAL", "edits", { edits = { 1 } }) -- and not "0" (P41)
+    refused(400, "EINVAL", "feature", { edits = { { feature = -1, value = 1 } } })
   end)
 
   it("ends with an error event when another model is loaded (P21)", function()
@@ -312,6 +338,7 @@ it("the log has journald's priorities under it, and with --log-level debug tells
     { JOURNAL_STREAM = "8:1" })
   http.wait_for("the model", function() return select(2, server:request("GET", "/health")).model_loaded end)
   assert.equal(200, (server:request("POST", "/v1/completions", completion { max_tokens = 1 })))
+  assert.equal(501, (server:request("GET", "/sae/training/jobs"))) -- which is no failure of the server's
   assert.equal(0, server:stop())
   assert.truthy(server.err:find "<7>moonscope: debug: forward: %d+ tokens from position 1, logits %x+\n", server.err)
   assert.truthy(server.err:find('<6>{"level":"info","route":"POST /v1/completions","status":200', 1, true), server.err)

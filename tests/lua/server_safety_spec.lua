@@ -87,6 +87,8 @@ describe("oversize (P18)", function()
   end)
 
   it("of the headers is 431", function()
+    assert.equal(200, (server:raw(head(host .. "X-A: " .. ("a"):rep(15 << 10) .. "\r\n"))))
+    assert.equal(431, (server:raw(head(host .. "X-A: " .. ("a"):rep(17 << 10) .. "\r\n"))))
     assert.equal(431, (server:raw(head(host .. "X-A: " .. ("a"):rep(1 << 20) .. "\r\n"))))
     assert.equal(431, (server:raw(head(host .. ("X-A: b\r\n"):rep(20000)))))
     refused(431, "EHEADER", head(host .. ("X-A: b\r\n"):rep(100)))

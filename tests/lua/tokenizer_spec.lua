@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: MIT
 local fixtures = require "fixtures"
 local json = require "moonscope.json"
+local loop = require "moonscope.loop"
 local ms = require "moonscope"
 
 local FOLDER = "examples/tiny"
@@ -80,6 +81,27 @@ describe("a tokenizer", function()
     assert.same({ 27, 91, 68, 330, 62, 322, 91, 29 }, ids)
     assert.equal("<|eot_id|>", tokenizer:decode(ids))
     assert.has_error(function() tokenizer:encode("a", { add_bos = true }) end)
+    assert.has_error(function() tokenizer:encode() end)
+  end)
+
+  it("lets others run while it encodes a long text", function()
+    local text = ("The red fox was hungry.<|eot_id|> "):rep(20000)
+    local ids = tokenizer:encode(text, { offsets = true }) -- which is done at once
+    local turns = 0
+    loop.run(function()
+      local over
+      loop.spawn(function()
+        while not over do
+          turns = turns + 1
+          loop.sleep(0)
+        end
+      end)
+      assert.same(ids, tokenizer:encode(text))
+      over = true
+    end)
+    assert.is_true(turns > 1, turns)
+    local plain = tokenizer:encode(text, { special = false, bos = true })
+    assert.same({ 1275, false }, { plain[1], #plain == #ids + 1 })
   end)
 
   it("tells where each token comes from", function()

@@ -7,8 +7,8 @@ if ! command -v systemd-analyze >/dev/null; then
   echo "# SKIP systemd-analyze is not installed"
   exit 77
 fi
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
+. tests/install/scratch.sh "$1"
+folder=$work
 cmake --install "$1" --prefix "$folder" >/dev/null
 unit=$folder/lib/systemd/system/interpretability-workbench.service
 grep -qx "ExecStart=$folder/bin/moonscope serve .*" "$unit"

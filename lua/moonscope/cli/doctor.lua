@@ -8,15 +8,11 @@ local plain = require("moonscope.terminal").plain
 
 local M = {
   summary = "Say whether a sparse autoencoder fits a model: layer, activation, weights, file.",
-  options = {
-    "device", "precision", "context", "sae_dtype", "layer", "format", "activation", "input_scale",
-    "threads", "json", "quiet", "log_level",
-  },
+  options = arguments.OF_BOTH,
 }
 
 function M.configure(parser)
-  parser:option("--model", arguments.MODEL):count(1)
-  parser:option("--sae", arguments.SAE):count(1)
+  arguments.name_both(parser)
   parser:option("--text", "A file with a text to measure on (default: a short English one)."):argname "FILE"
   parser:option("--tokens", "Tokens of it to read at most.", "8192"):convert(numbers.positive):argname "N"
 end

@@ -9,24 +9,22 @@ local uv = require "luv"
 
 local M = {
   summary = "Show the features that fire on each token of a prompt.",
-  options = {
-    "device", "precision", "context", "sae_dtype", "layer", "format", "activation", "input_scale",
-    "threads", "json", "quiet", "log_level",
-  },
+  options = arguments.OF_BOTH,
 }
 
 function M.configure(parser)
-  parser:option("--model", arguments.MODEL):count(1)
-  parser:option("--sae", arguments.SAE):count(1)
+  arguments.name_both(parser)
   parser:option("--prompt", "The text to look at."):count(1)
   parser:option("--top", "Features per token, the strongest first.", "5"):argname "K":convert(numbers.positive)
+  parser:option("--html", "Write a page for a browser into this file instead of the table."):argname "FILE"
 end
 
-local function print_json(found)
+local function print_json(found, top)
   local tokens = {}
   for i, token in ipairs(found.tokens) do
     local list = {}
-    for j, feature in ipairs(token.features) do
+    for j = 1, math.min(top, #token.features) do
+      local feature = token.features[j]
       list[j] = json.ordered {
         { "index", feature.index }, { "activation", feature.activation }, { "label", json.null },
       }
@@ -91,9 +89,19 @@ function M.run(args)
   sae, message = arguments.sae(args, model)
   if not sae then return nil, message end
   arguments.warn_of_layer(sae)
-  local found = progress.run("reading the prompt", features.of_prompt, model, sae, args.prompt, args.top)
+  local top = not args.html and args.top or nil -- the page shows where any feature fires
+  local found = progress.run("reading the prompt", features.of_prompt, model, sae, args.prompt, top)
+  if args.html then
+    local html = require("moonscope.features_page").html(found,
+      { model = args.model, sae = args.sae, hook = sae.hook, top = args.top })
+    local ok
+    ok, message = require("moonscope.text_file").write(args.html, html)
+    if not ok then return nil, message end
+  end
   if args.json then
-    print_json(found)
+    print_json(found, args.top)
+  elseif args.html then
+    print(args.html)
   else
     print_table(found, sae.hook)
   end

@@ -22,6 +22,15 @@ local function layer(text)
   return place and text, message
 end
 
+local function format(text)
+  local names = {}
+  for i, known in ipairs(require("moonscope.loader").formats) do
+    if known.name == text then return text end
+    names[i] = known.name
+  end
+  return nil, ("'%s' is no format, expected %s"):format(text, table.concat(names, ", "))
+end
+
 ---The options that mean the same wherever they occur. A command lists those that it reads.
 local common = {
   device = function(parser)
@@ -42,7 +51,8 @@ local common = {
     parser:option("--layer", "The layer that the SAE reads, from 0, or model.layers.N."):convert(layer):argname "N"
   end,
   format = function(parser)
-    parser:option("--format", "The format of the SAE's file, where it may be one of several."):argname "F"
+    parser:option("--format", "The format of the SAE's file, where it may be one of several."):convert(format)
+      :argname "F"
   end,
   activation = function(parser)
     parser:option("--activation", "The SAE's activation, where the file does not say: NAME or NAME:K."):argname "A"
@@ -66,8 +76,7 @@ local common = {
   end,
 }
 
-local function parser_of(name, command)
-  local parser = argparse("moonscope " .. name, command.summary)
+local function configured(parser, command)
   if command.configure then command.configure(parser) end
   for _, option in ipairs(command.options or {}) do
     common[option](parser)
@@ -122,8 +131,21 @@ local function names()
   return found
 end
 
+---All commands in one parser, which the manual and the completions of shells are made from.
+---@return table parser
+---@return {name: string, parser: table}[] commands
+function M.parser()
+  local parser, commands = argparse "moonscope", {}
+  parser:flag("--version", "Print the version.")
+  for i, name in ipairs(names()) do
+    local command = find(name)
+    commands[i] = { name = name, parser = configured(parser:command(name, command.summary), command) }
+  end
+  return parser, commands
+end
+
 local USAGE = [[
-usage: moonscope                     a prompt (or a script, from a pipe)
+usage: moonscope                     a prompt; from a pipe, a script
        moonscope FILE.lua [ARG...]   run a script; - reads it from standard input
        moonscope -e CODE [ARG...]    run a line of Lua, where ms is require "moonscope"
        moonscope COMMAND [ARG...]    run a command; its options: moonscope COMMAND --help
@@ -164,7 +186,7 @@ function M.main(name, ...)
   if not command then
     return fail(name .. ": no such command or script (see moonscope --help)", EXIT_USAGE)
   end
-  local parser = parser_of(name, command)
+  local parser = configured(argparse("moonscope " .. name, command.summary), command)
   local parsed, args = parser:pparse(joined { ... })
   local wrong = not parsed and args:match "^[^\n]*" -- a guess at what was meant may follow
   if parsed and command.check then wrong = command.check(args) end

@@ -3,7 +3,9 @@ local numbers = require "moonscope.numbers"
 
 local M = {
   summary = "Serve the workbench over HTTP.",
-  options = { "device", "precision", "context", "sae_dtype", "format", "activation", "input_scale", "threads" },
+  options = {
+    "device", "precision", "context", "sae_dtype", "layer", "format", "activation", "input_scale", "threads",
+  },
 }
 
 local function port(text)
@@ -36,11 +38,12 @@ end
 
 function M.check(args)
   if #args.sae > 0 and not args.model then return "--sae: needs --model, the model that it was trained on" end
-  for _, name in ipairs { "format", "activation", "input_scale" } do
+  for _, name in ipairs { "layer", "format", "activation", "input_scale" } do
     if args[name] and #args.sae == 0 then
       return ("--%s: needs --sae, the autoencoder that it is about"):format(name:gsub("_", "-"))
     end
   end
+  if args.layer and #args.sae > 1 then return "--layer: of several --sae it is unclear which one is meant" end
 end
 
 function M.run(args)
@@ -50,7 +53,7 @@ function M.run(args)
     data = #args.data > 0 and args.data or nil, routes_file = args.routes, allow_hosts = args.allow_host,
     connections = args.connections, max_answers = args.answers, device = args.device, precision = args.precision,
     context = args.context, sae_dtype = args.sae_dtype, format = args.format, activation = args.activation,
-    input_scale = args.input_scale,
+    input_scale = args.input_scale, layer = args.layer,
   }
 end
 

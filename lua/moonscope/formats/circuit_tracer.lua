@@ -2,11 +2,12 @@
 ---circuit-tracer's ReLU transcoders, layer_N.safetensors: they read the stream between attention and
 ---MLP and predict the MLP's output, as does the skip connection. A config.yaml beside them names the
 ---places; another pair of them is refused.
-local uv = require "luv"
+local core = require "moonscope.core"
 
 local M = { name = "circuit_tracer", suffix = ".post_attention", output_suffix = ".mlp", what = "a ReLU transcoder" }
 
 local YAML = "config.yaml"
+local MAX_YAML = 1 << 20 -- bytes
 local PLACES = { feature_input_hook = "hook_resid_mid", feature_output_hook = "mlp.hook_out" }
 
 function M.matches(look)
@@ -16,12 +17,10 @@ end
 
 ---The two top-level lines of the config that matter here; nil without the file.
 local function hooks(look)
-  local path = look.folder .. "/" .. YAML
-  local stat = uv.fs_stat(path)
-  local file = stat and stat.type == "file" and io.open(path, "rb")
-  if not file then return nil end
-  local text, found = file:read(1 << 20) or "", {}
-  file:close()
+  local text, message, code = core.read_file(look.folder .. "/" .. YAML, MAX_YAML)
+  if code == "ENOENT" or code == "EINVAL" then return nil end -- what is no file is none
+  if not text then error({ whole = message, code = code }, 0) end
+  local found = {}
   for key, value in ("\n" .. text):gmatch "\n([%w_]+):%s*[\"']?([%w_.]+)" do found[key] = value end
   return found
 end

@@ -37,7 +37,7 @@ function M.new(options)
   lists[#lists + 1] = options.routes
   local self = setmetatable({
     router = router.new(lists), paths = data, options = options, on_lost = function() end,
-    listeners = {}, n_requests = 0, era = 0, prefix = ("%06x-"):format(math.random(0, 0xFFFFFF)),
+    listeners = {}, era = 0,
   }, M)
   self.jobs = jobs.new(function(...) return self:refusal_of(...) end)
   self.workbench = workbench.new(options, function(bench)
@@ -66,30 +66,21 @@ function M:publish(kind, data, more)
   for listener in pairs(self.listeners) do listener(message) end
 end
 
-function M:next_id()
-  self.n_requests = self.n_requests + 1
-  return self.prefix .. self.n_requests
-end
-
----A request whose route is found and whose fields are checked. Throws a refusal.
----@param raw table  see request.lua
----@param id string
----@param method string
----@param path string
----@return moonscope.Request
-function M:open(raw, id, method, path)
-  local new = request.new(self, raw, id, method)
-  self:read(new, path)
-  return new
-end
-
----The same for a request that is there already.
+---Finds a request's route and checks its fields. Throws a refusal.
 ---@param new moonscope.Request
----@param path string
-function M:read(new, path)
-  local route, parameters = self.router:find(new.method, path)
+function M:read(new)
+  local route, parameters = self.router:find(new.method, new.path)
   new.route = route
   request.read(new, parameters)
+end
+
+---The whole goes to the log only.
+function M:hide_paths(new, refusal)
+  local detail = refusal.detail
+  local shown = type(detail) == "string" and self.paths:shown(detail) or detail
+  if shown == detail then return end
+  log.write("info", { { "id", new.id }, { "error", detail } })
+  refusal.detail = shown
 end
 
 ---The refusal for whatever a handler or a job threw; what it did not mean to throw is logged. A device that
@@ -102,16 +93,19 @@ function M:refusal_of(new, message, where)
   local refusal = errors.of_thrown(message)
   if refusal then
     if refusal.code == "ELOST" then self.on_lost(refusal) end
+    self:hide_paths(new, refusal)
     return refusal
   end
   log.write("error", {
-    { "id", new.id }, { "route", new.route and new.route.name }, { "error", tostring(message) },
+    { "id", new.id }, { "route", new.route and new.route.name or nil }, { "error", tostring(message) },
     { "traceback", errors.traceback(where) },
   })
   return errors.internal(new.id)
 end
 
 -- For tests
+
+local n_calls = 0
 
 local function raw_of(query, body, headers)
   if type(body) == "table" then body = json.encode(body) end
@@ -121,7 +115,10 @@ local function raw_of(query, body, headers)
   for name, value in (query or ""):gmatch "([^&=]+)=?([^&]*)" do
     list[#list + 1], list[#list + 2] = name, value
   end
+  n_calls = n_calls + 1
+  local id = "call-" .. n_calls
   return {
+    id = function() return id end,
     header = function(_, name) return lower[name:lower()] end,
     query = function() return list end,
     body = function() return body or "" end,
@@ -138,10 +135,10 @@ end
 ---@return string[]? headers
 function M:call(method, target, body, headers)
   local path, query = target:match "^([^?]*)%??(.*)$"
-  local new = request.new(self, raw_of(query, body, headers), self:next_id(), method)
+  local new = request.new(self, raw_of(query, body, headers), method, path)
   local traceback
   local result = table.pack(xpcall(function()
-    self:read(new, path)
+    self:read(new)
     return new.route[3](new)
   end, function(message)
     traceback = not errors.is_refusal(message) and debug.traceback(tostring(message), 2)
@@ -160,6 +157,7 @@ function M:close()
     pcall(job.wait, job)
   end
   self.workbench:close()
+  self.paths.close()
 end
 
 ---loop's own, for who has only the app

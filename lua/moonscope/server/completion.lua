@@ -38,6 +38,7 @@ end
 function M.stops(value)
   if value == nil then return {} end
   local list = type(value) == "table" and value or { value }
+  if #list == 0 and next(list) ~= nil then invalid("stop", "Input should be a text, or a list of texts") end
   if #list > MAX_STOPS then invalid("stop", ("Input should be at most %d texts"):format(MAX_STOPS)) end
   for i = 1, #list do
     if type(list[i]) ~= "string" or list[i] == "" or #list[i] > MAX_STOP_BYTES then

@@ -19,7 +19,7 @@ M.CODES = {
   ELOST = "a fault took the device: the server starts again",
   ENOMEM = "not enough memory", ERANGE = "out of range", ECONTEXT = "the context is full",
   ECLOSED = "it was closed", ENET = "the Hub cannot be reached", EHASH = "not the bytes that the Hub told of",
-  EACCES = "the Hub refuses access; a token may help", EIO = "reading or writing failed",
+  EACCES = "the Hub refuses access; or a link leads out of the data folders", EIO = "reading or writing failed",
   EINTERNAL = "a mistake of the server's; see the log",
 }
 
@@ -110,7 +110,9 @@ end
 ---@return moonscope.Refusal
 function M.invalid(problems)
   local loc = problems[1].loc
-  return M.new { status = 422, code = "EINVAL", detail = problems, field = tostring(loc[#loc]) }
+  local last = #loc
+  while type(loc[last]) ~= "string" do last = last - 1 end -- a number is no field, but the place in one
+  return M.new { status = 422, code = "EINVAL", detail = problems, field = loc[last] }
 end
 
 ---What an error that no handler expected becomes. Its text stays in the log.

@@ -27,12 +27,13 @@ local function is_made_here(value)
   return type(by) == "string" and by:find "^moonscope " ~= nil
 end
 
----Whether there is a file. Throws 409 where it is not one that moonscope wrote.
-local function check_json(path, field)
+---What is in a file that moonscope wrote; nil where there is none. Throws 409 for any other.
+local function made_here(path, field)
   local stat = uv.fs_lstat(path)
-  if not stat then return false end
-  if stat.type ~= "file" or not is_made_here(json.read(path)) then refuse_foreign(path, field) end
-  return true
+  if not stat then return nil end
+  local value = stat.type == "file" and json.read(path)
+  if not is_made_here(value) then refuse_foreign(path, field) end
+  return value
 end
 
 ---Writes the parts as a JSON file that says who wrote it.
@@ -40,23 +41,10 @@ end
 ---@param parts string[]
 ---@param field string
 function M.write_json(path, parts, field)
-  local replaces = check_json(path, field)
-  local fd, temporary = uv.fs_mkstemp(path .. ".XXXXXX")
-  if not fd then errors.refuse(500, "EIO", ("%s: %s"):format(field, json.text(temporary)), field) end
-  local undo <close> = setmetatable({}, { __close = function()
-    if fd then uv.fs_close(fd) end
-    uv.fs_unlink(temporary) -- where it was renamed, there is none
-  end })
-  local function check(ok, message)
-    if not ok then errors.refuse(500, "EIO", ("%s: %s"):format(field, json.text(message)), field) end
-  end
-  for _, part in ipairs(parts) do check(uv.fs_write(fd, part)) end
-  check(uv.fs_fchmod(fd, tonumber("644", 8)))
-  check(uv.fs_fsync(fd))
-  uv.fs_close(fd)
-  fd = nil
-  if replaces then return check(uv.fs_rename(temporary, path)) end
-  if not uv.fs_link(temporary, path) then refuse_foreign(path, field) end -- one that came meanwhile
+  local replaces = made_here(path, field) ~= nil
+  local ok, message, code = job.await(core.write_file(path, table.concat(parts), replaces))
+  if code == "EEXIST" then refuse_foreign(path, field) end -- one that came meanwhile
+  if not ok then errors.refuse_failure(("%s: %s"):format(field, message), code, field) end
 end
 
 -- Autoencoders
@@ -78,9 +66,9 @@ end
 ---there. Throws 409 for anything else.
 local function check_pair(safetensors, metadata, field)
   if not uv.fs_lstat(safetensors) and not uv.fs_lstat(metadata) then return end
-  if not check_json(metadata, field) then refuse_foreign(safetensors, field) end
+  local told = made_here(metadata, field) or refuse_foreign(safetensors, field)
   local stat = uv.fs_lstat(safetensors)
-  if stat and (stat.type ~= "file" or sha256_of(safetensors) ~= json.read(metadata).sha256) then
+  if stat and (stat.type ~= "file" or sha256_of(safetensors) ~= told.sha256) then
     refuse_foreign(safetensors, field)
   end
 end

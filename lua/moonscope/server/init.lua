@@ -27,7 +27,8 @@ next wait: within one token. `at_once = true` marks a handler that never waits.
     request.workbench   :enter() -> use.model, use:sae(layer); the task becomes an answer, which loading
                         another model ends with a 503; 400, 429 and 503 are thrown
     request.jobs        :start(kind, title, fn) -> job; job:wait(), job:describe(): what outlives a request
-    request.paths       :file(path, field), :folder, :output: real paths below the --data folders
+    request.paths       :file(path, field), :folder, :output: real paths below the --data folders; ms.open, ms.save,
+                        json.read and reply.file look once more at what they open there, io.open does not
     request.app         :publish(kind, data) tells every WebSocket
 
 { "WS", "/ws", function(request, socket) ... end }: socket:receive() waits for a text, nil once closed;
@@ -36,8 +37,8 @@ socket:send(table) is false once closed.
 Tests call handlers without a socket: app:call(method, target, body) (app.lua).
 ]]
 local uv = require "luv"
+local arguments = require "moonscope.arguments"
 local loop = require "moonscope.loop"
-local log = require "moonscope.server.log"
 local App = require "moonscope.server.app"
 local server = require "moonscope.server.serving"
 
@@ -81,8 +82,11 @@ local function load_first(app, options)
   local bench = app.workbench
   return app.jobs:start("load-model", options.model or "nothing", function()
     if options.model then bench:load_model(options.model, options.model) end
-    local open = { format = options.format, activation = options.activation, input_scale = options.input_scale }
-    for _, path in ipairs(options.saes or {}) do bench:load_sae(path, open) end
+    local open = {
+      format = options.format, activation = options.activation, input_scale = options.input_scale,
+      place = options.layer,
+    }
+    for _, path in ipairs(options.saes or {}) do arguments.warn_of_layer(bench:load_sae(path, open).sae) end
     return {}
   end)
 end
@@ -120,18 +124,16 @@ local function serve(options)
   if ok then running:wait() end
   app:close()
   if running.lost then return server.EXIT_LOST end
-  if not ok then return nil, refusal:text() end
+  if not ok then return nil, (refusal:text():gsub("^layer_idx:", "--layer:")) end
   return true
 end
 
 ---Serves until SIGTERM or Ctrl-C, then drains.
----@param options {host: string, port: integer, data: string[]?, model: string?, saes: string[]?, routes_file: string?, allow_hosts: string[]?, connections: integer?, max_answers: integer, token: string?, device: string?, precision: string?, context: integer?, sae_dtype: string?, format: string?, activation: string?, input_scale: number?}
+---@param options {host: string, port: integer, data: string[]?, model: string?, saes: string[]?, routes_file: string?, allow_hosts: string[]?, connections: integer?, max_answers: integer, token: string?, device: string?, precision: string?, context: integer?, sae_dtype: string?, format: string?, activation: string?, input_scale: number?, layer: string?}
 ---@return true|integer|nil done  or an exit code that tells why it ended
 ---@return string? message
 function M.run(options)
-  local result = table.pack(loop.run(serve, options))
-  log.flush()
-  return table.unpack(result, 1, result.n)
+  return loop.run(serve, options)
 end
 
 return M

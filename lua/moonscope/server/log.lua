@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: MIT
----The server's log on stderr: one JSON object a line, written together at the end of each turn of the
----loop. Under systemd each has journald's priority in front. No query and no body is ever in it.
+---The server's log on stderr: one JSON object a line, those of requests by the C half (src/host/log.h). Under
+---systemd each has journald's priority in front. No query and no body is ever in it.
 local json = require "moonscope.json"
 
 local M = {}
@@ -10,7 +10,6 @@ local PRIORITY = { error = "<3>", warn = "<4>", info = "<6>", debug = "<7>" }
 
 local limit = RANK.info
 local journal = os.getenv "JOURNAL_STREAM" ~= nil
-local lines, n_lines = {}, 0
 
 ---@param level "error"|"warn"|"info"|"debug"  what is less important is dropped
 function M.set_level(level) limit = RANK[level] end
@@ -19,22 +18,21 @@ function M.set_level(level) limit = RANK[level] end
 ---@return boolean
 function M.wants(level) return RANK[level] <= limit end
 
-local function add(level, line)
-  n_lines = n_lines + 1
-  lines[n_lines] = journal and PRIORITY[level] .. line or line
+local function prefix_of(level) return journal and PRIORITY[level] or "" end
+
+local heads = {}
+for level in pairs(RANK) do heads[level] = ('%s{"level":"%s"'):format(prefix_of(level), level) end
+
+---How the line of an answered request begins (exchange:log); nil where nobody wants it.
+---@param status integer
+---@return string?
+function M.head_of(status)
+  local level = (status < 500 or status == 501) and "info" or status == 503 and "warn" or "error"
+  return RANK[level] <= limit and heads[level] or nil
 end
 
----One answered request.
----@param route string  as the table of routes names it, so nothing that a client made up
-function M.request(route, status, ns, n_bytes, id)
-  local level = status < 500 and "info" or status == 503 and "warn" or "error"
-  if RANK[level] > limit then return end
-  local us = ns // 1000
-  add(level, ('{"level":"%s","route":"%s","status":%d,"ms":%d.%03d,"bytes":%d,"id":"%s"}\n')
-    :format(level, route, status, us // 1000, us % 1000, n_bytes, id))
-end
-
----Anything else: entries are { key, value } pairs.
+---Anything else: entries are { key, value } pairs. It is written at once, so a request's error stands before
+---the request's own line.
 ---@param level "error"|"warn"|"info"|"debug"
 ---@param entries [string, any][]
 function M.write(level, entries)
@@ -44,14 +42,7 @@ function M.write(level, entries)
     local value = entry[2]
     line[#line + 1] = { entry[1], type(value) == "string" and json.text(value) or value }
   end
-  add(level, json.encode(json.ordered(line)) .. "\n")
-end
-
----Writes what has gathered.
-function M.flush()
-  if n_lines == 0 then return end
-  io.stderr:write(table.concat(lines, "", 1, n_lines))
-  lines, n_lines = {}, 0
+  io.stderr:write(prefix_of(level) .. json.encode(json.ordered(line)) .. "\n")
 end
 
 return M

@@ -63,8 +63,9 @@ function M.chat_ids(use, messages)
   end
   if #list == 0 then errors.refuse(400, "EINVAL", "messages: expected at least one", "messages") end
   local ok, ids = pcall(use.model.tokenizer.chat, use.model.tokenizer, list)
-  if not ok then errors.refuse(400, "EUNSUPPORTED", json.text(tostring(ids)), "messages") end
-  return ids
+  if ok then return ids end
+  if type(ids) ~= "string" then error(ids, 0) end -- the client left, or the model goes
+  errors.refuse(400, "EUNSUPPORTED", json.text(ids), "messages")
 end
 
 ---Ids of a request that has either text or messages.

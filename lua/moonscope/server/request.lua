@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: MIT
 ---A request, as a handler sees it, and how it is read from what came. Knows no socket: `raw` is the
----server's Exchange or a test's table with the same methods query, body and header.
+---server's Exchange or a test's table with the same methods query, body, header and id.
 local fields = require "moonscope.server.fields"
 local errors = require "moonscope.server.errors"
 local json = require "moonscope.json"
@@ -11,6 +11,7 @@ local M = {}
 ---@class moonscope.Request
 ---@field id string  names it in the log and in a 500
 ---@field method string
+---@field path string  as it came, without the query
 ---@field route moonscope.Route
 ---@field args table<string, any>  the route's fields, checked
 ---@field app table  moonscope.server.app
@@ -19,16 +20,26 @@ local M = {}
 ---@field paths table  files that a request may name (paths.lua)
 ---@field header fun(self, name: string): string?
 local Request = {}
-Request.__index = Request
+
+local SHARED = { workbench = true, jobs = true, paths = true }
+
+---The id is made for who asks, since most do not; what all requests share is the app's.
+function Request.__index(self, key)
+  if key == "id" then
+    self.id = self.raw:id()
+    return self.id
+  end
+  return Request[key] or SHARED[key] and self.app[key]
+end
 
 function Request:header(name) return self.raw:header(name) end
 
 ---@param app table
 ---@param raw table
 ---@return moonscope.Request
-function M.new(app, raw, id, method)
+function M.new(app, raw, method, path)
   return setmetatable({
-    app = app, raw = raw, id = id, method = method, workbench = app.workbench, jobs = app.jobs, paths = app.paths,
+    app = app, raw = raw, method = method, path = path, route = false, args = false, task = false, over = false,
   }, Request)
 end
 
@@ -62,8 +73,8 @@ local function read_body(raw)
   if too_big then errors.refuse(413, "ETOOBIG", "the body is larger than the limit of 8 MiB") end
   check_content_type(raw, text)
   if text == "" then return {} end
-  local value, message = json.decode(text)
-  if value == nil then errors.refuse(400, "EFORMAT", "the body is no JSON: " .. json.text(message)) end
+  local value, message, code, field = json.decode(text)
+  if value == nil then errors.refuse(400, code, "the body is no JSON: " .. json.text(message), field) end
   if type(value) ~= "table" or #value > 0 then
     error(errors.invalid { { loc = { "body" }, type = "dict_type", msg = "Input should be a valid dictionary" } }, 0)
   end

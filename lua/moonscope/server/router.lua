@@ -115,6 +115,16 @@ local function refuse_method(methods)
   errors.refuse(405, "EMETHOD", "Method Not Allowed; expected " .. list, nil, { headers = { "Allow", list } })
 end
 
+---The route for a request that is answered at once: one without parameters, whose handler never waits.
+---@param method string
+---@param path string
+---@return moonscope.Route?
+function M:at_once(method, path)
+  local methods = self.plain[path]
+  local route = methods and methods[method]
+  return route and route.at_once and route or nil
+end
+
 local none = {}
 
 ---The route for a request, and its path's parameters. Throws 404 and 405.

@@ -2,6 +2,7 @@
 ---An app on the network: exchanges of the C half (src/host/httpd.h) become requests, and what handlers
 ---return goes out on them.
 local uv = require "luv"
+local core = require "moonscope.core"
 local json = require "moonscope.json"
 local loop = require "moonscope.loop"
 local errors = require "moonscope.server.errors"
@@ -22,6 +23,7 @@ local TURN_SECONDS = 10 -- that a handler may run without letting others
 local JSON_TYPE = "application/json"
 local NO_STORE = { "Cache-Control", "no-store" }
 local GONE = {} -- thrown in a task whose client left
+local no_parameters = {}
 
 local Serving = {}
 Serving.__index = Serving
@@ -30,10 +32,16 @@ local hrtime = uv.hrtime
 
 local function route_name(new) return new.route and new.route.name or "-" end
 
+local function log_request(new, status, n_bytes)
+  local head = log.head_of(status)
+  if head then new.raw:log(head, route_name(new), status, n_bytes) end
+end
+
 ---The request is over: it is logged, and its task holds nothing more.
 local function finish(self, new, status, n_bytes)
+  new.over = true
   self.live[new.raw] = nil
-  log.request(route_name(new), status, hrtime() - new.start, n_bytes, new.id)
+  log_request(new, status, n_bytes)
   if new.task then self.app.workbench:leave(new.task) end
 end
 
@@ -59,20 +67,21 @@ local function disposition(filename)
 end
 
 ---The response itself is made once, too.
+local function prepare(self, status, answer)
+  local prepared = self.prepare(status, JSON_TYPE, answer.text, NO_STORE)
+  answer.prepared[status] = prepared
+  return prepared
+end
+
 local function respond_constant(self, new, status, answer)
-  local prepared = answer.prepared[status]
-  if not prepared then
-    prepared = self.prepare(status, JSON_TYPE, answer.text, NO_STORE)
-    answer.prepared[status] = prepared
-  end
-  new.raw:respond_prepared(prepared)
+  new.raw:respond_prepared(answer.prepared[status] or prepare(self, status, answer))
   finish(self, new, status, #answer.text)
 end
 
 local function respond_file(self, new, status, answer)
-  local fd, message = answer.fd, nil
-  if not fd then fd, message = uv.fs_open(answer.path, "r", 0) end
-  if not fd then errors.refuse(404, "ENOENT", json.text(message)) end
+  local fd, message, code = answer.fd, nil, nil
+  if not fd then fd, message, code = core.open_file(answer.path) end
+  if not fd then errors.refuse_failure(message, code) end
   local size = uv.fs_fstat(fd).size
   local headers = answer.filename and disposition(answer.filename) or NO_STORE
   if not new.raw:respond_file(status, answer.content_type, { fd, size }, headers) then uv.fs_close(fd) end
@@ -103,22 +112,23 @@ local function respond_events(self, new, status, answer, headers)
   finish(self, new, status, new.n_written)
 end
 
+local function respond_bytes(self, new, status, answer, headers)
+  respond(self, new, status, answer.content_type, answer.content,
+    answer.filename and disposition(answer.filename) or headers)
+end
+
+local responders = {
+  constant = respond_constant, events = respond_events, file = respond_file, bytes = respond_bytes,
+}
+
 local function send_answer(self, new, status, answer, headers)
-  if type(status) ~= "number" or type(answer) ~= "table" then
+  if reply.is_reply(answer) then
+    responders[answer.kind](self, new, status, answer, headers)
+  elseif type(answer) == "table" and type(status) == "number" then
+    respond_json(self, new, status, answer, headers)
+  else
     error(("%s: the handler returned %s, %s; expected a status and a table"):format(route_name(new), tostring(status),
       type(answer)), 0)
-  end
-  if not reply.is_reply(answer) then
-    respond_json(self, new, status, answer, headers)
-  elseif answer.kind == "constant" then
-    respond_constant(self, new, status, answer)
-  elseif answer.kind == "events" then
-    respond_events(self, new, status, answer, headers)
-  elseif answer.kind == "file" then
-    respond_file(self, new, status, answer)
-  else
-    respond(self, new, status, answer.content_type, answer.content,
-      answer.filename and disposition(answer.filename) or headers)
   end
 end
 
@@ -134,10 +144,10 @@ end
 ---Outside of the task, whatever it threw.
 local function fail(self, new, message, where)
   if new.gone or message == GONE then
-    if self.live[new.raw] then finish(self, new, 499, new.n_written or 0) end -- as nginx calls it
+    if not new.over then finish(self, new, 499, new.n_written or 0) end -- as nginx calls it
     return
   end
-  if not self.live[new.raw] then -- answered already
+  if new.over then -- answered already
     log.write("error", { { "id", new.id }, { "error", tostring(message) }, { "traceback", errors.traceback(where) } })
     return
   end
@@ -176,33 +186,24 @@ local function upgrade(self, new)
   self.live[new.raw] = nil
 end
 
+local function check_draining(self)
+  if not self.draining then return end
+  errors.refuse(503, "ESHUTDOWN", "The server shuts down", nil,
+    { retry_after = 5, headers = { "Connection", "close" } })
+end
+
 local function handle(self, new)
-  if self.draining then
-    errors.refuse(503, "ESHUTDOWN", "The server shuts down", nil,
-      { retry_after = 5, headers = { "Connection", "close" } })
-  end
-  self.app:read(new, new.path)
+  new.task = coroutine.running()
+  check_draining(self)
+  self.app:read(new)
   if new.route[1] == "WS" then return upgrade(self, new) end
   send_answer(self, new, new.route[3](new))
 end
 
-local function in_task(self, new)
-  new.task = coroutine.running()
-  handle(self, new)
-end
-
-local function open_request(self, exchange, method, path)
-  local new = request.new(self.app, exchange, self.app:next_id(), method)
-  new.path, new.start = path, hrtime()
-  self.live[exchange] = new
-  return new
-end
-
----Whether the handler of a plain path never waits. Anything wrong is found again, in a task.
-local function runs_at_once(self, method, path)
-  local methods = self.app.router.plain[path]
-  local route = methods and methods[method]
-  return route and route.at_once
+local function handle_at_once(self, new)
+  check_draining(self)
+  request.read(new, no_parameters)
+  send_answer(self, new, new.route[3](new))
 end
 
 local last_traceback -- of an error that a handler which never waits did not mean to throw
@@ -212,20 +213,23 @@ local function note_traceback(message)
   return message
 end
 
-local function on_request(self, exchange, method, path)
-  local new = open_request(self, exchange, method, path)
-  if method == "GET" and exchange:token_in_query() then
+local function on_request(self, exchange, method, path, token_in_query)
+  local new = request.new(self.app, exchange, method, path)
+  local route = self.app.router:at_once(method, path)
+  if token_in_query then
     send_answer(self, new, take_token(new))
-  elseif runs_at_once(self, method, path) then
-    local ok, message = xpcall(handle, note_traceback, self, new)
+  elseif route then
+    new.route = route
+    local ok, message = xpcall(handle_at_once, note_traceback, self, new)
     if not ok then fail(self, new, message, last_traceback) end
   else
-    loop.attempt(function(...) fail(self, new, ...) end, in_task, self, new)
+    self.live[exchange] = new
+    loop.attempt(function(...) fail(self, new, ...) end, handle, self, new)
   end
 end
 
 local function on_refused(self, exchange, method, path, status, code, detail)
-  local new = open_request(self, exchange, method, path)
+  local new = request.new(self.app, exchange, method, path)
   local headers = { "Connection", "close" }
   if status == 401 then headers = { "Connection", "close", "WWW-Authenticate", "Bearer" } end
   respond_refusal(self, new, errors.new {
@@ -263,7 +267,7 @@ local function on_opened(self, exchange, websocket)
     self.app.workbench:leave(new.task)
     websocket:close()
   end)
-  log.request(route_name(new), 101, hrtime() - new.start, 0, new.id)
+  log_request(new, 101, 0)
 end
 
 local function on_message(self, websocket, text) self.sockets[websocket]:take(text) end
@@ -285,7 +289,6 @@ local function pump(self)
     self.again:stop()
   end
   if more == "later" then self.later:start(LATER_MS, 0, self.pump) end
-  log.flush()
 end
 
 ---Keeps proxies from cutting an answer that is long in coming, and finds readers that are gone.
@@ -364,6 +367,7 @@ function Serving:__close()
   host_module().limit_turns(0)
   for _, handle_ in ipairs(self.handles) do handle_:close() end
   self.listener:stop()
+  self.listener:flush_log()
   for _, new in pairs(self.live) do
     if new.task then loop.cancel(new.task, GONE) end
   end
@@ -391,24 +395,21 @@ end
 ---@return table serving  :wait() returns once a signal has made it drain, or the device is lost (.lost)
 function M.start(app, listener, hosts, token)
   local self = setmetatable({
-    app = app, listener = listener, prepare = require("moonscope.httpd").prepare, live = {},
-    upgrading = setmetatable({}, { __mode = "k" }), sockets = {},
+    app = app, listener = listener, prepare = require("moonscope.httpd").prepare, draining = false,
+    live = {}, upgrading = setmetatable({}, { __mode = "k" }), sockets = {},
+    request = on_request, refused = on_refused, gone = on_gone, -- what the C half calls
+    opened = on_opened, message = on_message, closed = on_closed,
   }, Serving)
-  local function calling(fn)
-    return function(...) return fn(self, ...) end
-  end
-  listener:start({
-    request = calling(on_request), refused = calling(on_refused), gone = calling(on_gone),
-    opened = calling(on_opened), message = calling(on_message), closed = calling(on_closed),
-  }, hosts, token)
-  app.on_lost = calling(on_lost)
+  listener:start(self, hosts, ("%06x-"):format(math.random(0, 0xFFFFFF)), token)
+  app.on_lost = function(refusal) on_lost(self, refusal) end
   self.pump = loop.guarded(function() pump(self) end)
   self.again, self.later = uv.new_idle(), uv.new_timer()
   local poll, timer, before_waiting = uv.new_poll(listener:fd()), uv.new_timer(), uv.new_prepare()
   poll:start("r", self.pump)
   before_waiting:start(loop.guarded(function()
-    if not self.stopped and listener:has_resumed() then pump(self) end
-    log.flush()
+    if self.stopped then return end
+    if listener:has_resumed() then pump(self) end
+    listener:flush_log()
   end))
   timer:start(SWEEP_MS, SWEEP_MS, loop.guarded(function() sweep(self) end))
   self.handles = signals(self)

@@ -132,7 +132,8 @@ end
 ---Frees the model that is there, then loads another. Throws a refusal; there is none then.
 ---@param name string  as the client calls it
 ---@param path string  its folder
-function M:load_model(name, path)
+---@param words (fun(message: string): string)?  what loading says, as the client shall read it
+function M:load_model(name, path, words)
   local guard <close> = alone(self)
   set_status(self, "loading")
   empty(self, ("The answer ended: the model %s is being loaded"):format(name))
@@ -141,6 +142,7 @@ function M:load_model(name, path)
   local model, message, code = ms.load_model(path,
     { device = options.device, precision = options.precision, context = options.context })
   if not model then
+    message = words and words(message) or message
     set_status(self, "error", message)
     errors.refuse_failure(message, code, "model_name")
   end
@@ -160,7 +162,8 @@ function M:unload_model()
 end
 
 ---@class moonscope.SaeOptions
----@field layer integer?
+---@field layer integer?  refused where the file says another, unless force
+---@field place string|nil  where it reads, whatever the file says: "3", "model.layers.3"
 ---@field dtype string?
 ---@field format string?  this and the next two: what a file may leave open
 ---@field activation string?
@@ -185,7 +188,7 @@ end
 function M:load_sae(path, options)
   local use = self:enter()
   local guard <close> = setmetatable({}, { __close = function() self:leave(coroutine.running()) end })
-  local sae = load_sae(self, use.model, path, options, nil, "sae_path")
+  local sae = load_sae(self, use.model, path, options, options.place, "sae_path")
   local undo <close> = setmetatable({}, { __close = function(_, failure)
     if failure and sae then sae:close() end
   end })

@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: MIT
 ---Files in and out: an SAE, the patches, what was measured of features; and descriptions from a file.
 local uv = require "luv"
+local core = require "moonscope.core"
 local json = require "moonscope.json"
 local loop = require "moonscope.loop"
 local actions = require "moonscope.server.actions"
@@ -15,11 +16,7 @@ local MAX_IMPORT = 32 << 20 -- bytes
 
 local function timestamp() return os.date "!%Y-%m-%dT%H:%M:%SZ" end
 
----Below the first data folder, as a request may name it again.
-local function shown(request, path)
-  local root = request.paths.roots[1]
-  return json.text(path:sub(1, #root + 1) == root .. "/" and path:sub(#root + 2) or path)
-end
+local function shown(request, path) return json.text(request.paths:shown(path)) end
 
 -- An SAE
 
@@ -43,14 +40,11 @@ local function export_sae(request)
   return actions.answer(job, args.wait)
 end
 
----A folder that goes with what is in it.
+---A folder that is empty when it goes.
 local function temporary_folder(root)
   local path, message = uv.fs_mkdtemp(root .. "/.export-XXXXXX")
   if not path then errors.refuse(500, "EIO", json.text(message)) end
-  return path, setmetatable({}, { __close = function()
-    for name in uv.fs_scandir_next, assert(uv.fs_scandir(path)) do uv.fs_unlink(path .. "/" .. name) end
-    uv.fs_rmdir(path)
-  end })
+  return path, setmetatable({}, { __close = function() uv.fs_rmdir(path) end })
 end
 
 local BINARY = "application/octet-stream"
@@ -63,7 +57,11 @@ local function download_sae(request)
   end
   local folder, remove = temporary_folder(request.paths.roots[1])
   local guard <close> = remove
-  local fd = errors.check(uv.fs_open(convert_loaded(nil, entry, folder, "layer_idx").safetensors, "r", 0))
+  local made = convert_loaded(nil, entry, folder, "layer_idx")
+  local fd, message, code = core.open_file(made.safetensors)
+  core.remove_file(made.safetensors)
+  core.remove_file(made.metadata)
+  if not fd then errors.refuse_failure(message, code) end
   return 200, reply.descriptor(fd, BINARY, name)
 end
 
@@ -213,9 +211,7 @@ local function import_features(request)
   request.workbench:check_free()
   local path = request.paths:file(args.input_path, "input_path")
   saes.entry(request.workbench, args.layer_idx or next(request.workbench.saes))
-  local size = uv.fs_stat(path).size
-  if size > MAX_IMPORT then refuse_file(args.input_path, "%d bytes, expected at most %d", size, MAX_IMPORT) end
-  local value, message, code = json.read(path)
+  local value, message, code = json.read(path, MAX_IMPORT)
   if value == nil then errors.refuse_failure(message, code, "input_path") end
   local features = type(value) == "table" and value.features
   if type(features) ~= "table" then refuse_file(args.input_path, 'expected {"features": {...}}') end

@@ -76,7 +76,7 @@ local function prepare_and_load(request, job, config, name)
     errors.refuse(409, "EMODEL", ("The model went while %s was prepared; load it again"):format(name), "sae_name")
   end
   job:enter_stage "loading"
-  local more = { { "sae_name", name }, { "path", json.text(path) } }
+  local more = { { "sae_name", name }, { "path", json.text(request.paths:shown(path)) } }
   if warning then more[3] = { "warning", json.text(warning) } end
   return saes.loaded(bench:load_sae(path, { dtype = request.args.dtype }), more)
 end

@@ -4,6 +4,7 @@ local json = require "moonscope.json"
 local resolve = require "moonscope.hub.resolve"
 local errors = require "moonscope.server.errors"
 local actions = require "moonscope.server.actions"
+local paths = require "moonscope.server.paths"
 
 local function described(name, message)
   local entries = { { "status", "ready" }, { "model_name", name }, { "modelName", name }, { "success", true } }
@@ -41,7 +42,8 @@ local function load_model(request)
     if bench.model and bench.model_name == name then return 200, described(name, "Model already loaded") end
     local path = local_folder(request, name)
     job = request.jobs:start("load-model", name, function()
-      bench:load_model(name, path or hub_folder(name))
+      local folder = path or hub_folder(name)
+      bench:load_model(name, folder, paths.renamed(folder, name))
       return described(name)
     end)
     bench.loading, bench.loading_name = job, name

@@ -2,18 +2,15 @@
 ---Loading and freeing SAEs.
 local json = require "moonscope.json"
 local actions = require "moonscope.server.actions"
+local paths = require "moonscope.server.paths"
 local saes = require "moonscope.server.saes"
 
----Fields of a request for options of a command line, and the client's path for the server's: whatever
----loading says of the file and of those beside it.
+local FIELDS = { ["--format"] = "format", ["--activation"] = "activation", ["--input-scale"] = "input_scale" }
+
+---Fields of a request for options of a command line, and the client's path for the server's.
 local function words_of(path, name)
-  local folder, named = path:match "^.*/", name:match "^.*/" or ""
-  local plain = { ["--format"] = "format", ["--activation"] = "activation", ["--input-scale"] = "input_scale" }
-  local function replaced(text, from, to) return (text:gsub(from:gsub("%p", "%%%0"), (to:gsub("%%", "%%%%")))) end
-  return function(message)
-    message = replaced(replaced(message, path, name), folder, named)
-    return (message:gsub("%-%-%l[%l-]*", plain))
-  end
+  local renamed = paths.renamed(path, name)
+  return function(message) return (renamed(message):gsub("%-%-%l[%l-]*", FIELDS)) end
 end
 
 local function load_sae(request)

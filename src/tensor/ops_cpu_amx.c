@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: MIT
+/*
+ * AVX-512 with AMX: products of two bf16 blocks in tiles of 16 rows of 64 bytes. TDPBF16PS rounds
+ * to nearest even whatever the mode, and takes and gives denormal numbers as 0. (Intel 64 and IA-32
+ * Architectures Software Developer's Manual, volume 1, chapter 18)
+ */
+#include "tensor/ops_cpu_avx512.h"
+
+#include <cpuid.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define HAS_TILES
+
+/* 32 bf16 of two runs of f32, rounded to nearest even. */
+static inline __m512i vec_pair_bf16(vec first, vec second) {
+  return (__m512i)_mm512_cvtne2ps_pbh(second, first);
+}
+
+#include "tensor/ops_cpu_kernels.h"
+
+bool moon_cpu_has_amx(void) {
+  enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; /* asm/prctl.h of Linux 5.16 */
+  enum { HAS_BF16 = 1 << 22, HAS_TILE = 1 << 24 };      /* cpuid 7, edx */
+  unsigned a, b, c, d = 0;
+  bool here = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & HAS_BF16) && (d & HAS_TILE);
+  return here && syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+
+void moon_ops_add_amx(moon_ops *table) {
+  add_kernels(table);
+}
