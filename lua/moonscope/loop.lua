@@ -88,6 +88,7 @@ end
 local function suspend(running_job, tick)
   local task = coroutine.running()
   if not alive[task] then return false end
+  if running_job:done() then return true end -- it ended before somebody waited, and is told of no more
   local timer = tick and uv.new_timer()
   local guard <close> = timer and closing(timer)
   if timer then timer:start(TICK_MS, TICK_MS, guarded(tick)) end

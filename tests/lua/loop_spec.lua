@@ -45,6 +45,17 @@ describe("loop.run", function()
     loop.run(loop.sleep, 1.5)
   end)
 
+  it("awaits a job that ended while a task waited for another", function()
+    local first, last = table.unpack(line_of(2))
+    local ended
+    loop.run(function()
+      job.await(last)
+      ended = first:done()
+      job.await(first)
+    end)
+    assert.is_true(ended)
+  end)
+
   it("lets others run while a task awaits a job", function()
     local ticks, product = 0, nil
     loop.run(function()
