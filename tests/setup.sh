@@ -95,7 +95,9 @@ install_npm_packages() {
   (cd "$1" && quietly npm ci --no-audit --no-fund)
 }
 
+# Builds what is there to build; the web page where npm is.
 build() {
+  ! command -v npm >/dev/null || install_npm_packages src/ui "what the web page is made with"
   [ -x build/release/bin/moonscope ] || echo "Building moonscope in build/release"
   quietly cmake --preset release
   quietly cmake --build --preset release

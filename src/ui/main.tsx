@@ -41,7 +41,7 @@ function AskToken() {
   const field = useRef<HTMLInputElement>(null);
   const enter = (event: Event) => {
     event.preventDefault();
-    location.assign(`/?token=${encodeURIComponent(field.current!.value.trim())}`);
+    location.assign(`/?token=${encodeURIComponent(field.current!.value.trim())}${location.hash}`);
   };
   return (
     <form class="banner" onSubmit={enter}>

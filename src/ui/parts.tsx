@@ -5,9 +5,9 @@ import { useRef } from "preact/hooks";
 import { call, type Job } from "./api";
 import { bytes, duration, number } from "./tokens";
 
-export function Panel(props: { title: string; aside?: ComponentChildren; children: ComponentChildren; class?: string }) {
+export function Panel(props: { title: string; aside?: ComponentChildren; children: ComponentChildren }) {
   return (
-    <section class={`panel ${props.class ?? ""}`} aria-label={props.title}>
+    <section class="panel" aria-label={props.title}>
       <header><h2>{props.title}</h2>{props.aside}</header>
       {props.children}
     </section>

@@ -142,8 +142,9 @@ export function Explore(props: ViewProps) {
 
   const ready = live.model?.status === "ready";
   return (
-    <div class="columns explore">
-      <Panel title="Text" class="wide">
+    <div class="columns">
+      <div class="stack">
+      <Panel title="Text">
         <TextForm {...props} action="Show features" busy={busy} disabled={layer === undefined} run={look} />
         {!ready && <Empty>No model is loaded: see Set up (key 1).</Empty>}
         {ready && layer === undefined && <Empty>No SAE is loaded: see Set up (key 1).</Empty>}
@@ -156,10 +157,6 @@ export function Explore(props: ViewProps) {
           </>
         )}
       </Panel>
-      <Panel title="At this token">
-        {at ? <Firings token={at} layer={layer!} pins={state.pins} shade={state.shade} pin={pin}
-          shadeBy={(f) => change({ shade: String(f) })} /> : <Empty>Hover a token, or go along them with j and k.</Empty>}
-      </Panel>
       <Panel title="Pinned features">
         {state.pins.length === 0 && <Empty>Star a feature to keep it here and to steer with it.</Empty>}
         <div class="cards">
@@ -168,6 +165,11 @@ export function Explore(props: ViewProps) {
               shadeBy={() => change({ shade: String(row.index) })} shaded={state.shade === String(row.index)} />
           ))}
         </div>
+      </Panel>
+      </div>
+      <Panel title="At this token">
+        {at ? <Firings token={at} layer={layer!} pins={state.pins} shade={state.shade} pin={pin}
+          shadeBy={(f) => change({ shade: String(f) })} /> : <Empty>Hover a token, or go along them with j and k.</Empty>}
       </Panel>
     </div>
   );

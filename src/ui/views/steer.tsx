@@ -182,7 +182,7 @@ function Answers(props: ViewProps) {
   useEffect(() => () => running.current?.abort(), []);
   const from = divergence(...sides);
   return (
-    <Panel title="Text" class="wide">
+    <Panel title="Text">
       <TextForm {...props} action="Write" busy={busy} disabled={live.model?.status !== "ready"} run={run} />
       {busy && <button type="button" onClick={() => running.current?.abort()}>Stop</button>}
       {live.model?.status !== "ready" && <Empty>No model is loaded: see Set up (key 1).</Empty>}
@@ -257,11 +257,15 @@ function Patches({ state, change }: ViewProps) {
 
 export function Steer(props: ViewProps) {
   return (
-    <div class="columns steer">
-      <Answers {...props} />
-      <Panel title="Features"><Sliders {...props} /></Panel>
-      <NextTokens {...props} />
-      <Patches {...props} />
+    <div class="columns">
+      <div class="stack">
+        <Answers {...props} />
+        <NextTokens {...props} />
+      </div>
+      <div class="stack">
+        <Panel title="Features"><Sliders {...props} /></Panel>
+        <Patches {...props} />
+      </div>
     </div>
   );
 }
