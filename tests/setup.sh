@@ -88,14 +88,16 @@ quietly() {
   "$@" >"$log" 2>&1 </dev/null || { cat "$log" >&2; return 1; }
 }
 
-# The packages of npm that the tests compare with, as tests/package-lock.json pins them.
+# What a folder's package-lock.json pins.
 install_npm_packages() {
-  [ tests/node_modules/.package-lock.json -nt tests/package-lock.json ] && return
-  echo "Installing the reference tokenizer from npm"
-  (cd tests && quietly npm ci --no-audit --no-fund)
+  [ "$1/node_modules/.package-lock.json" -nt "$1/package-lock.json" ] && return
+  echo "Installing $2 from npm"
+  (cd "$1" && quietly npm ci --no-audit --no-fund)
 }
 
+# Builds what is there to build; the web page where npm is.
 build() {
+  ! command -v npm >/dev/null || install_npm_packages src/ui "what the web page is made with"
   [ -x build/release/bin/moonscope ] || echo "Building moonscope in build/release"
   quietly cmake --preset release
   quietly cmake --build --preset release

@@ -15,6 +15,7 @@
 #include "bind/bind.h"
 #include "host/host.h"
 #include "host/httpd.h"
+#include "host/page.h"
 
 enum { EXIT_USAGE = 2, EXIT_SIGNAL = 128 /* and the signal's number, as shells have it */ };
 
@@ -256,6 +257,10 @@ static int protected_main(lua_State *L) {
   lua_setfield(L, -2, "moonscope.host");
   lua_pushcfunction(L, http_open);
   lua_setfield(L, -2, "moonscope.httpd");
+#ifdef MOON_HAS_PAGE
+  lua_pushcfunction(L, luaopen_moonscope_page);
+  lua_setfield(L, -2, "moonscope.page");
+#endif
   lua_pop(L, 1);
   drop_relative_modules(L);
   add_own_folder(L);

@@ -20,7 +20,7 @@ M.__index = M
 ---The families of routes, lua/moonscope/server/routes/NAME.lua; what a family adds overrides those before.
 M.FAMILIES = {
   "status", "model", "sae", "goodfire", "features", "patches", "inference", "files", "caches", "absent", "jobs",
-  "openai", "websocket",
+  "openai", "websocket", "inspect", "next", "doctor", "catalog", "system", "page",
 }
 
 local FEATURE_LISTS, INFERENCES = 8, 64 -- that are kept

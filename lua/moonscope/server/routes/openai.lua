@@ -4,9 +4,8 @@
 local json = require "moonscope.json"
 local completion = require "moonscope.server.completion"
 local errors = require "moonscope.server.errors"
+local prompts = require "moonscope.server.prompts"
 local reply = require "moonscope.server.reply"
-
-local MAX_MESSAGES = 4096
 
 local function extended(...)
   local fields = { ... }
@@ -129,27 +128,11 @@ local text_shape = {
   prefix = "cmpl-", object = "text_completion", chunk = "text_completion", choice = text_choice, delta = text_choice,
 }
 
-local function is_ids(value)
-  if type(value) ~= "table" or #value == 0 then return false end
-  for _, id in ipairs(value) do
-    if math.type(id) ~= "integer" then return false end
-  end
-  return true
-end
-
-local function prompt_ids(use, prompt)
-  if is_ids(prompt) then return prompt end
-  if type(prompt) == "table" and #prompt == 1 then prompt = prompt[1] end
-  if type(prompt) == "string" then return use.model:ids_of(prompt) end
-  if is_ids(prompt) then return prompt end
-  errors.refuse(400, "EINVAL", "prompt: expected one text, or one list of token ids", "prompt")
-end
-
 local function completions(request)
   local args, use = request.args, request.workbench:enter()
   check_model(use, args.model)
   args.max_tokens = args.max_tokens or 16
-  return answer(text_shape, request, use, { prompt_ids = prompt_ids(use, args.prompt), logprobs = args.logprobs })
+  return answer(text_shape, request, use, { prompt_ids = prompts.ids_of(use, args.prompt), logprobs = args.logprobs })
 end
 
 -- Chat
@@ -183,37 +166,11 @@ function chat_shape.delta(text, tokens, finish)
   return chat_delta(finish and {} or { content = text }, tokens, finish)
 end
 
----A message's content: a text, or a list of parts of which only texts are understood.
-local function content_of(number, content)
-  if type(content) == "string" then return content end
-  local parts = {}
-  for i, part in ipairs(type(content) == "table" and content or {}) do
-    if type(part) ~= "table" or part.type ~= "text" or type(part.text) ~= "string" then break end
-    parts[i] = part.text
-  end
-  if #parts > 0 and #parts == #content then return table.concat(parts) end
-  errors.refuse(400, "EINVAL", ("messages[%d].content: expected a text, or a list of text parts"):format(number - 1),
-    "messages")
-end
-
-local function chat_ids(use, messages)
-  local list = {}
-  for i, message in ipairs(messages) do
-    list[i] = { role = message.role == "developer" and "system" or message.role,
-      content = content_of(i, message.content) }
-  end
-  if #list == 0 then errors.refuse(400, "EINVAL", "messages: expected at least one", "messages") end
-  local ok, ids = pcall(use.model.tokenizer.chat, use.model.tokenizer, list)
-  if ok then return ids end
-  if type(ids) ~= "string" then error(ids, 0) end -- the client left, or the model goes
-  errors.refuse(400, "EUNSUPPORTED", json.text(ids), "messages")
-end
-
 local function chat_completions(request)
   local args, use = request.args, request.workbench:enter()
   check_model(use, args.model)
   return answer(chat_shape, request, use, {
-    prompt_ids = chat_ids(use, args.messages), logprobs = args.logprobs and (args.top_logprobs or 0) or nil,
+    prompt_ids = prompts.chat_ids(use, args.messages), logprobs = args.logprobs and (args.top_logprobs or 0) or nil,
   })
 end
 
@@ -226,10 +183,7 @@ return {
   ) },
   { "POST", "/v1/chat/completions", chat_completions, fields = extended(
     { "model", "text", null = true, max_length = 4096 },
-    { "messages", "list", required = true, max_items = MAX_MESSAGES, item = { "object", fields = {
-      { "role", "text", required = true, choices = { "system", "developer", "user", "assistant", "tool" } },
-      { "content", "any", required = true },
-    } } },
+    prompts.messages_field(true),
     { "logprobs", "boolean", null = true, default = false },
     { "top_logprobs", "integer", null = true, min = 0, max = 20 }
   ) },

@@ -1,0 +1,25 @@
+-- SPDX-License-Identifier: MIT
+---GET /system: the machine, the process, and how fast the last answer was.
+local uv = require "luv"
+local json = require "moonscope.json"
+local ms = require "moonscope"
+
+local started = uv.hrtime()
+
+local function system(request)
+  local bench, running = request.workbench, 0
+  for _, job in ipairs(request.jobs.list) do
+    if job.status == "running" then running = running + 1 end
+  end
+  return 200, json.ordered {
+    { "version", ms.version }, { "uptime_seconds", (uv.hrtime() - started) / 1e9 },
+    { "devices", json.array(ms.devices()) }, { "instruction_set", ms.instruction_set() },
+    { "memory", json.ordered {
+      { "rss_bytes", uv.resident_set_memory() }, { "free_bytes", uv.get_available_memory and uv.get_available_memory()
+        or uv.get_free_memory() }, { "total_bytes", uv.get_total_memory() },
+    } },
+    { "answers", bench.n_answers }, { "jobs_running", running },
+  }
+end
+
+return { { "GET", "/system", system, at_once = true } }

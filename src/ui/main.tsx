@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: MIT
+// The frame: what is loaded, the views, keys that work everywhere.
+import { render } from "preact";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { type Live, useLive } from "./live";
+import { useUrl } from "./url";
+import { VIEWS } from "./views";
+
+const KEYS: [string, string][] = [
+  ["1 – 4", "another view"], ["/", "to the text"], ["Ctrl Enter", "show features, or write"], ["j  k", "next, previous token"],
+  ["p", "pin the strongest feature of the token"], ["Esc", "leave a field, close this"], ["?", "these keys"],
+];
+
+function Keys(props: { open: boolean; close: () => void }) {
+  const dialog = useRef<HTMLDialogElement>(null);
+  useEffect(() => {
+    if (props.open) dialog.current?.showModal();
+    else dialog.current?.close();
+  }, [props.open]);
+  return (
+    <dialog ref={dialog} onClose={props.close} aria-label="Keys">
+      <h2>Keys</h2>
+      <dl class="facts">{KEYS.map(([key, what]) => <div key={key}><dt><kbd>{key}</kbd></dt><dd>{what}</dd></div>)}</dl>
+      <form method="dialog"><button>Close</button></form>
+    </dialog>
+  );
+}
+
+function Loaded(props: { live: Live }) {
+  const { model, sae } = props.live;
+  return (
+    <p class="loaded" role="status">
+      <span class={`dot ${model?.status ?? "idle"}`} />
+      {!model ? "…" : model.modelName ?? (model.status === "loading" ? "loading" : "no model")}
+      {sae?.layers?.map((l) => <span class="chip" key={l.layer_idx}>SAE layer {l.layer_idx}</span>)}
+    </p>
+  );
+}
+
+function AskToken() {
+  const field = useRef<HTMLInputElement>(null);
+  const enter = (event: Event) => {
+    event.preventDefault();
+    location.assign(`/?token=${encodeURIComponent(field.current!.value.trim())}${location.hash}`);
+  };
+  return (
+    <form class="banner" onSubmit={enter}>
+      <label>The server asks for its token <input ref={field} type="password" autocomplete="off" /></label>
+      <button>Go on</button>
+    </form>
+  );
+}
+
+function isField(target: EventTarget | null): boolean {
+  return target instanceof HTMLElement && target.matches("input, textarea, select");
+}
+
+function Page() {
+  const live = useLive();
+  const [state, change] = useUrl();
+  const [keys, showKeys] = useState(false);
+  const view = VIEWS.find((v) => v.name === state.view) ?? VIEWS[0]!;
+
+  useEffect(() => {
+    const onKey = (event: KeyboardEvent) => {
+      if (event.key === "Escape" && isField(event.target)) (event.target as HTMLElement).blur();
+      if (event.ctrlKey || event.metaKey || event.altKey || isField(event.target)) return;
+      const other = VIEWS[Number(event.key) - 1];
+      if (other) change({ view: other.name });
+      else if (event.key === "?") showKeys(true);
+      else if (event.key === "/") {
+        event.preventDefault();
+        document.querySelector<HTMLElement>("main textarea, main input")?.focus();
+      }
+    };
+    addEventListener("keydown", onKey);
+    return () => removeEventListener("keydown", onKey);
+  }, [change]);
+
+  useEffect(() => {
+    document.title = `${view.title} · moonscope`;
+  }, [view]);
+
+  return (
+    <>
+      <header class="top">
+        <h1>moonscope</h1>
+        <nav aria-label="Views">
+          {VIEWS.map((v) => (
+            <button type="button" key={v.name} aria-current={v === view ? "page" : undefined}
+              onClick={() => change({ view: v.name })}>{v.title}</button>
+          ))}
+        </nav>
+        <Loaded live={live} />
+        <button type="button" class="quiet" aria-label="Keys" onClick={() => showKeys(true)}>?</button>
+      </header>
+      {live.refused ? <AskToken /> : !live.connected && (
+        <p class="banner" role="alert">The server does not answer. This page goes on by itself once it is back.</p>
+      )}
+      <main><view.show live={live} state={state} change={change} /></main>
+      <Keys open={keys} close={() => showKeys(false)} />
+    </>
+  );
+}
+
+render(<Page />, document.getElementById("app")!);
