@@ -44,6 +44,7 @@ valgrind          memory checks of a smoke set
 curl              a client of the server
 wrk               how fast the server is (moonscope bench http)
 systemd           checks the service's unit
+chromium          the web page in a browser
 strace            which files are opened, which system calls made
 LIST
   # Any node from 18 on will do.
