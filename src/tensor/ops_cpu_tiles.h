@@ -123,8 +123,9 @@ static void pack_weights(uint16_t *out, const moon_tensor *w, int64_t n, int64_t
 }
 
 /* sums [2 tiles of x][2 of w] += steps of both, all in registers between. */
-static void multiply(float (*first)[TILE_EDGE * TILE_EDGE], float (*second)[TILE_EDGE * TILE_EDGE],
-                     const uint16_t *x, const uint16_t *w, int64_t steps) {
+static void multiply_tiles(float (*first)[TILE_EDGE * TILE_EDGE],
+                           float (*second)[TILE_EDGE * TILE_EDGE], const uint16_t *x,
+                           const uint16_t *w, int64_t steps) {
   _tile_loadd(0, first[0], 64);
   _tile_loadd(1, first[1], 64);
   _tile_loadd(2, second[0], 64);
@@ -174,9 +175,9 @@ static void block_of_tiles(sums *out, const activations *x, const moon_tensor *w
       tiles_see_memory();
       for (int64_t p = 0; p < pairs; p++) {
         int64_t step = (m / PAIR + p) * steps + k / TILE_K;
-        multiply(&tiles.at[2 * p][tile], &tiles.at[2 * p + 1][tile],
-                 (const uint16_t *)x->data + step * 2 * TILE_SIZE, panel,
-                 (length + TILE_K - 1) / TILE_K);
+        multiply_tiles(&tiles.at[2 * p][tile], &tiles.at[2 * p + 1][tile],
+                       (const uint16_t *)x->data + step * 2 * TILE_SIZE, panel,
+                       (length + TILE_K - 1) / TILE_K);
       }
       tiles_see_memory();
     }
