@@ -4,7 +4,8 @@ local uv = require "luv"
 local core = require "moonscope.core"
 local job = require "moonscope.job"
 local options = require "moonscope.options"
-local tokenizer = require "moonscope.tokenizer"
+local loading = require "moonscope.tokenizer_loading"
+require "moonscope.tokenizer"
 
 require "moonscope.forward"
 require "moonscope.generate"
@@ -16,7 +17,7 @@ local OPTIONS = options.names("device", "precision", "context")
 
 ---The job that loads the tokenizer of a folder, and what gives its result; nil where there is none.
 local function begin_tokenizer(path)
-  if uv.fs_lstat(path .. "/tokenizer.json") then return tokenizer.begin(path) end
+  if uv.fs_lstat(path .. "/tokenizer.json") then return loading.begin(path) end
 end
 
 local function close(object)

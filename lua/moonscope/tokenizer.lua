@@ -3,7 +3,7 @@
 local core = require "moonscope.core"
 local await = require("moonscope.job").await
 local chat = require "moonscope.chat"
-local json = require "moonscope.json"
+local loading = require "moonscope.tokenizer_loading"
 local options = require "moonscope.options"
 
 ---@class moonscope.tokenizer
@@ -11,45 +11,6 @@ local M = {}
 
 ---@class moonscope.Tokenizer
 local Tokenizer = core.types.Tokenizer
-
----The chat template of a tokenizer_config.json; nil without the file or the template.
----@return string? template
----@return string? message  the file is there but broken
----@return string? code
-local function read_template(path)
-  local config, message, code = json.read(path)
-  if not config and code == "ENOENT" then return nil end
-  if not config then return nil, message, code end
-  local template = type(config) == "table" and config.chat_template
-  if type(template) == "table" then -- several, by name
-    for _, named in ipairs(template) do
-      if named.name == "default" then template = named.template end
-    end
-  end
-  return type(template) == "string" and template or nil
-end
-
----@param tokenizer moonscope.Tokenizer?  of a job, with its message and code
-local function with_template(folder, tokenizer, message, code)
-  if not tokenizer then return nil, message, code end
-  local fields = core.fields(tokenizer)
-  fields.chat_template, message, code = read_template(folder .. "/tokenizer_config.json")
-  if message then
-    tokenizer:close()
-    return nil, message, code
-  end
-  return tokenizer
-end
-
----Begins to load the tokenizer.json in a folder: what the function that it returns gives once called, as
----load_tokenizer does. Beside it other work goes on.
----@param folder string
----@return userdata job  to be closed
----@return fun(): moonscope.Tokenizer?, string?, string?
-function M.begin(folder)
-  local job = core.load_tokenizer(folder .. "/tokenizer.json")
-  return job, function() return with_template(folder, await(job)) end
-end
 
 ---Loads a tokenizer.json, and the chat template of a tokenizer_config.json beside it.
 ---@param name string  the file, a folder that holds it, or "ns/name" or "ns/name@revision" of the Hub, of which
@@ -62,7 +23,7 @@ function M.load_tokenizer(name)
   if not path then return nil, why, reason end
   local folder = path:match "^(.*)/[^/]*%.json$" or path:match "%.json$" and "." or path
   local file = path:match "%.json$" and path or folder .. "/tokenizer.json"
-  return with_template(folder, await(core.load_tokenizer(file)))
+  return loading.with_template(folder, await(core.load_tokenizer(file)))
 end
 
 local ENCODE = options.names("bos", "special", "offsets")

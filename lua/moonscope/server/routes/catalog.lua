@@ -14,7 +14,9 @@ local TURN = 500 -- entries that are looked at before others get their turn
 local MODEL_FILE = "config.json"
 local SAE_ENDINGS = { "%.pth$", "%.pt$", "%.npz$", "%.safetensors$" }
 -- A model's own weights are no SAE.
-local WEIGHTS = { "^model%.safetensors$", "^model%-%d+%-of%-%d+%.safetensors$", "^pytorch_model.*%.bin$", "^consolidated" }
+local WEIGHTS = {
+  "^model%.safetensors$", "^model%-%d+%-of%-%d+%.safetensors$", "^pytorch_model.*%.bin$", "^consolidated",
+}
 
 local function matches(name, patterns)
   for _, pattern in ipairs(patterns) do

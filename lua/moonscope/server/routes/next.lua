@@ -29,7 +29,8 @@ end
 local function at(probabilities, id)
   local p = probabilities:narrow(1, id + 1, 1):item()
   if p - p ~= 0 then
-    errors.refuse(400, "ERANGE", "The probabilities are not numbers: weights are broken, or an edit is too strong", "edits")
+    errors.refuse(400, "ERANGE", "The probabilities are not numbers: weights are broken, or an edit is too strong",
+      "edits")
   end
   return p
 end
