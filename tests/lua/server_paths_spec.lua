@@ -116,8 +116,12 @@ describe("a data folder", function()
       assert(uv.fs_symlink(outside, folder .. "/way"))
       fixtures.write(folder .. "/in/x.json", '{"features": {}}')
       fixtures.write(outside .. "/x.json", '{"features": {"layer_3_feature_1": {}}}')
-      local child
-      local guard <close> = setmetatable({}, { __close = function() child:kill "sigkill" end })
+      local child, ended
+      local guard <close> = setmetatable({}, { __close = function()
+        child:kill "sigkill"
+        while not ended do loop.sleep(1) end
+        child:close()
+      end })
       child = uv.spawn(process.program, { args = { "-e", ([[
         local uv = require "luv"
         uv.chdir(%q)
@@ -127,7 +131,7 @@ describe("a data folder", function()
           uv.fs_rename("in", "way")
           uv.fs_rename("aside", "in")
         end
-      ]]):format(folder) } }, function() end)
+      ]]):format(folder) } }, function() ended = true end)
       local seen = {}
       for i = 1, TRIES do
         local status, body = call("POST", "/import-features", { input_path = "in/x.json" })
