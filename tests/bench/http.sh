@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 # /health by wrk at several numbers of connections, beside a bare handler of libmicrohttpd in C, in turns:
 #   tests/bench/http.sh [SECONDS]
+# and what memory the server takes before and after five times as long, about a million requests at 2 seconds.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 seconds=${1:-3}
@@ -18,3 +19,8 @@ for n in 16 100 127 128 512; do
   b=$(rate "$port" $n)
   printf '%11d %7d %12d %6.2f\n' $n "$a" "$b" "$(awk "BEGIN {print $b / $a}")"
 done
+
+resident() { awk '/VmRSS/ {print $2}' /proc/$server/status; }
+before=$(resident)
+n=$(wrk -t1 -c100 -d$((5 * seconds))s "http://127.0.0.1:$port/health" | awk '/requests in/ {print $1}')
+echo "memory, KiB: $before before, $(resident) after $n more requests"
