@@ -18,8 +18,18 @@ typedef struct prepared {
   unsigned status;
 } prepared;
 
+/* The type's metatable lies in the registry under this address, too, where it is found faster than
+ * by name. */
+static const char type_key;
+
 static http_exchange *check(lua_State *L) {
-  return luaL_checkudata(L, 1, TYPE);
+  http_exchange *x = lua_touserdata(L, 1);
+  if (!x || !lua_getmetatable(L, 1))
+    return luaL_checkudata(L, 1, TYPE); /* throws */
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &type_key);
+  bool same = lua_rawequal(L, -1, -2);
+  lua_pop(L, 2);
+  return same ? x : luaL_checkudata(L, 1, TYPE);
 }
 
 http_exchange *http_exchange_new(lua_State *L, http_server *server, http_connection *on,
@@ -30,9 +40,11 @@ http_exchange *http_exchange_new(lua_State *L, http_server *server, http_connect
   x->server = server; /* which lives as long as any exchange */
   lua_rawgeti(L, LUA_REGISTRYINDEX, server->self);
   lua_setiuservalue(L, -2, 1);
-  luaL_setmetatable(L, TYPE);
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &type_key);
+  lua_setmetatable(L, -2);
   lua_pushvalue(L, -1);
-  x->self = luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_rawseti(L, LUA_REGISTRYINDEX, server->asked);
+  x->self = LUA_NOREF;
   x->prepared = LUA_NOREF;
   x->state = HTTP_OPEN;
   x->serial = ++server->n_exchanges;
@@ -43,6 +55,13 @@ http_exchange *http_exchange_new(lua_State *L, http_server *server, http_connect
   x->connection = connection;
   on->exchange = x;
   return x;
+}
+
+void http_exchange_anchor(lua_State *L, http_exchange *x) {
+  if (x->self != LUA_NOREF)
+    return;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, x->server->asked);
+  x->self = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
 /* Makes room for size more bytes at *end; false: no memory. */
@@ -324,6 +343,7 @@ static int stream(lua_State *L) {
   http_exchange *x = check_open(L);
   if (!x)
     return 1;
+  http_exchange_anchor(L, x);
   return finish_head(
       L, x, MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK, read_stream, x, NULL),
       HTTP_STREAMING);
@@ -381,6 +401,7 @@ static int upgrade(lua_State *L) {
   http_exchange *x = check_open(L);
   if (!x)
     return 1;
+  http_exchange_anchor(L, x);
   const char *error = NULL;
   struct MHD_Response *response = http_websocket_response(x, &error);
   if (!response) {
@@ -477,6 +498,8 @@ void http_open_exchange(lua_State *L) {
   luaL_newmetatable(L, TYPE);
   luaL_newlib(L, methods);
   lua_setfield(L, -2, "__index");
+  lua_pushvalue(L, -1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &type_key);
   luaL_newmetatable(L, PREPARED);
   lua_pushcfunction(L, prepared_gc);
   lua_setfield(L, -2, "__gc");

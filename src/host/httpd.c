@@ -131,6 +131,8 @@ static int call_back(lua_State *L) {
   }
   x->inside = true;
   lua_call(L, verdict->status ? 7 : 5, 0);
+  if (x->state == HTTP_OPEN)
+    http_exchange_anchor(L, x);
   return 0;
 }
 
@@ -152,7 +154,10 @@ static enum MHD_Result ask(call *c) {
   x->inside = false;
   if (!x->response && (!called || c->verdict.status)) /* nobody will answer */
     x->state = HTTP_GONE;
-  return http_exchange_answer(x);
+  enum MHD_Result result = http_exchange_answer(x);
+  if (x->self == LUA_NOREF) /* nothing more comes to it */
+    http_exchange_end(x);
+  return result;
 }
 
 static http_connection *connection_of(struct MHD_Connection *connection) {
@@ -381,7 +386,8 @@ static int stop(lua_State *L) {
   s->L = L;
   luaL_unref(L, LUA_REGISTRYINDEX, s->self);
   luaL_unref(L, LUA_REGISTRYINDEX, s->callbacks);
-  s->self = s->callbacks = LUA_NOREF; /* nobody is told any more */
+  luaL_unref(L, LUA_REGISTRYINDEX, s->asked);
+  s->self = s->callbacks = s->asked = LUA_NOREF; /* nobody is told any more */
   stop_server(s);
   return 0;
 }
@@ -447,7 +453,7 @@ static int listen_on(lua_State *L) {
   http_server *s = lua_newuserdatauv(L, sizeof *s, 0);
   memset(s, 0, sizeof *s);
   s->listen_fd = s->epoll_fd = -1;
-  s->self = s->callbacks = LUA_NOREF;
+  s->self = s->callbacks = s->asked = LUA_NOREF;
   luaL_setmetatable(L, TYPE);
   http_listener listener;
   moon_err err;
@@ -489,6 +495,8 @@ static int start(lua_State *L) {
   s->self = luaL_ref(L, LUA_REGISTRYINDEX);
   lua_pushvalue(L, 2);
   s->callbacks = luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_pushboolean(L, false);
+  s->asked = luaL_ref(L, LUA_REGISTRYINDEX);
   return 0;
 }
 

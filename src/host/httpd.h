@@ -61,6 +61,7 @@ struct http_server {
   struct MHD_Daemon *daemon; /* NULL: stopped */
   lua_State *L;              /* whoever runs the daemon at present */
   int self, callbacks;       /* in the registry while it runs; callbacks: an object */
+  int asked;                 /* in the registry: the exchange for which Lua was last asked */
   int epoll_fd, listen_fd, port;
   char address[64];
   bool loopback;
@@ -89,7 +90,7 @@ struct http_exchange {
   http_server *server;
   http_connection *on;               /* NULL: over */
   struct MHD_Connection *connection; /* NULL: over */
-  int self;                          /* in the registry */
+  int self;                          /* in the registry; LUA_NOREF: over when Lua returns */
   uint64_t serial;                   /* its id, behind the server's prefix */
   uint64_t start_ns;
   http_state state;
@@ -116,9 +117,11 @@ uint64_t http_now_ms(void);
 void http_body_receive(http_body *body, const char *data, size_t size);
 void http_body_free(http_body *body);
 
-/* Pushes an exchange for a request that has come, with its body, and anchors it in the registry. */
+/* Pushes an exchange for a request that has come, with its body. It lives until the next request
+ * comes; one that waits longer is anchored before, and lives until it is over. */
 http_exchange *http_exchange_new(lua_State *L, http_server *server, http_connection *on,
                                  struct MHD_Connection *connection);
+void http_exchange_anchor(lua_State *L, http_exchange *x);
 /* Gives the answer if there is one, else suspends until there is. */
 enum MHD_Result http_exchange_answer(http_exchange *x);
 /* The socket of a suspended one was closed from the other side. */

@@ -304,6 +304,68 @@ describe("generation", function()
   end)
 end)
 
+describe("the log", function()
+  ---Its lines: of answered requests, in their order; of errors, by id.
+  local function read_log(server)
+    local requests, failures = {}, {}
+    for line in server.err:gmatch "[^\n]+" do
+      local entry = line:find "^moonscope: info: " and {} or assert(json.decode(line))
+      if entry.status then
+        requests[#requests + 1] = entry
+      elseif entry.traceback then
+        assert.is_nil(failures[entry.id])
+        failures[entry.id] = entry
+      end
+    end
+    return requests, failures
+  end
+
+  local N = 600 -- at once, whose lines are more than are gathered
+
+  it("has one line for each request, an error's has the same id, and none is lost at SIGTERM (P22)", function()
+    local folder = fixtures.folder()
+    fixtures.write(folder .. "/routes.lua", ROUTES)
+    local server = http.serve { "--data", "examples", "--model", MODEL, "--routes", folder .. "/routes.lua" }
+    http.wait_for("the model", function()
+      return select(2, server:request("GET", "/model/status")).status == "ready"
+    end)
+    local n_before = #read_log(server)
+    local many, stream = server:connect(), server:connect()
+    many:write(("GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\nGET /text HTTP/1.1\r\nHost: localhost\r\n\r\n")
+      :rep(N / 2))
+    local told = {}
+    for i = 1, N do
+      local status, body = many:response()
+      assert.equal(i % 2 == 1 and 200 or 500, status)
+      told[i] = json.decode(body).id or false
+    end
+    stream:write(post("/v1/completions", completion { max_tokens = 100, stream = true, stop = "no such text" }))
+    stream:read_until "data: "
+    server.child:kill "sigterm"
+    stream:response()
+    assert.equal(0, server:wait())
+    many:close()
+    stream:close()
+    fixtures.remove(folder)
+
+    local requests, failures = read_log(server)
+    assert.equal(n_before + N + 1, #requests)
+    local seen = {}
+    for i, entry in ipairs(requests) do
+      assert.is_nil(seen[entry.id])
+      seen[entry.id] = true
+      local failed = i > n_before and told[i - n_before]
+      if failed then
+        assert.same({ "error", failed, 500 }, { entry.level, entry.id, entry.status })
+        assert.equal("GET /text", failures[failed].route)
+        failures[failed] = nil
+      end
+    end
+    assert.is_nil(next(failures))
+    assert.same({ "POST /v1/completions", 200 }, { requests[#requests].route, requests[#requests].status })
+  end)
+end)
+
 describe("SIGTERM (P22)", function()
   it("lets what runs end, then exits 0; HUP and USR do nothing", function()
     local server = http.serve { "--data", "examples", "--model", MODEL }

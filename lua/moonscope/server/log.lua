@@ -12,7 +12,10 @@ local limit = RANK.info
 local journal = os.getenv "JOURNAL_STREAM" ~= nil
 
 ---@param level "error"|"warn"|"info"|"debug"  what is less important is dropped
-function M.set_level(level) limit = RANK[level] end
+function M.set_level(level)
+  limit = RANK[level]
+  for status in pairs(M.heads) do M.heads[status] = nil end
+end
 
 ---@param level string
 ---@return boolean
@@ -20,16 +23,14 @@ function M.wants(level) return RANK[level] <= limit end
 
 local function prefix_of(level) return journal and PRIORITY[level] or "" end
 
-local heads = {}
-for level in pairs(RANK) do heads[level] = ('%s{"level":"%s"'):format(prefix_of(level), level) end
-
----How the line of an answered request begins (exchange:log); nil where nobody wants it.
----@param status integer
----@return string?
-function M.head_of(status)
+---How the line of a request that was answered with a status begins (exchange:log); false where nobody wants
+---it.
+---@type table<integer, string|false>
+M.heads = setmetatable({}, { __index = function(heads, status)
   local level = (status < 500 or status == 501) and "info" or status == 503 and "warn" or "error"
-  return RANK[level] <= limit and heads[level] or nil
-end
+  heads[status] = M.wants(level) and ('%s{"level":"%s"'):format(prefix_of(level), level)
+  return heads[status]
+end })
 
 ---Anything else: entries are { key, value } pairs. It is written at once, so a request's error stands before
 ---the request's own line.

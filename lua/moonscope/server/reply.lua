@@ -4,6 +4,8 @@ local json = require "moonscope.json"
 
 local M = {}
 
+local getmetatable = getmetatable
+
 ---@class moonscope.Reply
 ---@field kind "events"|"bytes"|"file"|"constant"
 

@@ -8,6 +8,8 @@ local router = require "moonscope.server.router"
 
 local M = {}
 
+local setmetatable = setmetatable
+
 ---@class moonscope.Request
 ---@field id string  names it in the log and in a 500
 ---@field method string
@@ -21,15 +23,13 @@ local M = {}
 ---@field header fun(self, name: string): string?
 local Request = {}
 
-local SHARED = { workbench = true, jobs = true, paths = true }
-
----The id is made for who asks, since most do not; what all requests share is the app's.
+---The id is made for who asks, since most do not.
 function Request.__index(self, key)
   if key == "id" then
     self.id = self.raw:id()
     return self.id
   end
-  return Request[key] or SHARED[key] and self.app[key]
+  return Request[key]
 end
 
 function Request:header(name) return self.raw:header(name) end
@@ -38,8 +38,9 @@ function Request:header(name) return self.raw:header(name) end
 ---@param raw table
 ---@return moonscope.Request
 function M.new(app, raw, method, path)
-  return setmetatable({
+  return setmetatable({ -- with all that is set later: a table that grows is made anew
     app = app, raw = raw, method = method, path = path, route = false, args = false, task = false, over = false,
+    workbench = app.workbench, jobs = app.jobs, paths = app.paths,
   }, Request)
 end
 

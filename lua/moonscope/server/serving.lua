@@ -33,8 +33,8 @@ local hrtime = uv.hrtime
 local function route_name(new) return new.route and new.route.name or "-" end
 
 local function log_request(new, status, n_bytes)
-  local head = log.head_of(status)
-  if head then new.raw:log(head, route_name(new), status, n_bytes) end
+  local head = log.heads[status]
+  if head then new.raw:log(head, new.route and new.route.name or "-", status, n_bytes) end
 end
 
 ---The request is over: it is logged, and its task holds nothing more.
@@ -186,23 +186,26 @@ local function upgrade(self, new)
   self.live[new.raw] = nil
 end
 
-local function check_draining(self)
-  if not self.draining then return end
+local function refuse_draining()
   errors.refuse(503, "ESHUTDOWN", "The server shuts down", nil,
     { retry_after = 5, headers = { "Connection", "close" } })
 end
 
 local function handle(self, new)
   new.task = coroutine.running()
-  check_draining(self)
+  if self.draining then refuse_draining() end
   self.app:read(new)
   if new.route[1] == "WS" then return upgrade(self, new) end
   send_answer(self, new, new.route[3](new))
 end
 
 local function handle_at_once(self, new)
-  check_draining(self)
-  request.read(new, no_parameters)
+  if self.draining then refuse_draining() end
+  if new.route.fields or new.method ~= "GET" then
+    request.read(new, no_parameters)
+  else
+    new.args = no_parameters
+  end
   send_answer(self, new, new.route[3](new))
 end
 
