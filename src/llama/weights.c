@@ -61,14 +61,18 @@ static moon_status load_linear(moon_linear *out, const loader *from, const char 
 static moon_status load_layer(moon_layer *out, const loader *from, const moon_llama_config *c,
                               moon_err *err) {
   int64_t d = c->d_model, q = c->n_heads * c->d_head, kv = c->n_kv_heads * c->d_head;
-  bool ab = c->attention_bias, mb = c->mlp_bias;
+  bool ab = c->qkv_bias, mb = c->mlp_bias;
   moon_status status;
   (void)((status = load_vector(&out->input_norm, from, "input_layernorm.weight", d, err)) ||
          (status = load_vector(&out->post_norm, from, "post_attention_layernorm.weight", d, err)) ||
          (status = load_linear(&out->q, from, "self_attn.q_proj", q, d, ab, err)) ||
          (status = load_linear(&out->k, from, "self_attn.k_proj", kv, d, ab, err)) ||
          (status = load_linear(&out->v, from, "self_attn.v_proj", kv, d, ab, err)) ||
-         (status = load_linear(&out->o, from, "self_attn.o_proj", d, q, ab, err)) ||
+         (status = load_linear(&out->o, from, "self_attn.o_proj", d, q, c->o_bias, err)) ||
+         (c->qk_norm &&
+          (status = load_vector(&out->q_norm, from, "self_attn.q_norm.weight", c->d_head, err))) ||
+         (c->qk_norm &&
+          (status = load_vector(&out->k_norm, from, "self_attn.k_norm.weight", c->d_head, err))) ||
          (status = load_linear(&out->gate, from, "mlp.gate_proj", c->d_ff, d, mb, err)) ||
          (status = load_linear(&out->up, from, "mlp.up_proj", c->d_ff, d, mb, err)) ||
          (status = load_linear(&out->down, from, "mlp.down_proj", d, c->d_ff, mb, err)));
@@ -178,6 +182,8 @@ static void release_layer(moon_layer *l) {
     release_linear(maps[i]);
   moon_tensor_release(&l->input_norm);
   moon_tensor_release(&l->post_norm);
+  moon_tensor_release(&l->q_norm);
+  moon_tensor_release(&l->k_norm);
 }
 
 static void release_workspace(moon_workspace *w) {

@@ -14,6 +14,7 @@ typedef struct moon_linear {
 
 typedef struct moon_layer {
   moon_tensor input_norm, post_norm; /* [d_model] */
+  moon_tensor q_norm, k_norm;        /* [d_head]; empty where the model has none */
   moon_linear q, k, v, o;     /* n_heads * d_head, n_kv_heads * d_head (k, v) by d_model; o back */
   moon_linear gate, up, down; /* d_ff by d_model (gate, up); down back */
 } moon_layer;
