@@ -110,16 +110,18 @@ function Tokenizer:chat(messages, opts)
   local _, pieces = chat.render(messages,
     { format = format, date = opts.date, add_generation_prompt = opts.add_generation_prompt })
   local ids = {}
-  for _, piece in ipairs(pieces) do
+  for i, piece in ipairs(pieces) do
     if piece.marker then
       local id = self:id(piece.marker)
       if not id then error(("chat: format %s: the tokenizer has no %s"):format(format, piece.marker), 0) end
       ids[#ids + 1] = id
     else
-      local more = self:_encode(piece.text, false, true)
+      local more = self:_encode(piece.text, false, true, false, i > 1)
       table.move(more, 1, #more, #ids + 1, ids)
     end
   end
+  local bos = self:bos_id()
+  if bos and ids[1] ~= bos then table.insert(ids, 1, bos) end
   return ids
 end
 

@@ -110,13 +110,14 @@ static void push_offsets(lua_State *L, const moon_encoding *encoding) {
   }
 }
 
-/* tokenizer:_encode(text, bos, literal, offsets) -> ids, offsets if wanted */
+/* tokenizer:_encode(text, bos, literal, offsets, goes_on) -> ids, offsets if wanted */
 static int tokenizer_encode(lua_State *L) {
   const moon_tokenizer *tokenizer = check(L);
   size_t size;
   const char *text = luaL_checklstring(L, 2, &size);
-  int flags =
-      (lua_toboolean(L, 3) ? MOON_ENCODE_BOS : 0) | (lua_toboolean(L, 4) ? MOON_ENCODE_LITERAL : 0);
+  int flags = (lua_toboolean(L, 3) ? MOON_ENCODE_BOS : 0) |
+              (lua_toboolean(L, 4) ? MOON_ENCODE_LITERAL : 0) |
+              (lua_toboolean(L, 6) ? MOON_ENCODE_ON : 0);
   bool offsets = lua_toboolean(L, 5);
   moon_encoding *encoding = lua_newuserdatauv(L, sizeof *encoding, 0);
   *encoding = (moon_encoding){0};
@@ -145,7 +146,7 @@ static moon_token token_of(lua_State *L, const moon_tokenizer *tokenizer, lua_In
 static int tokenizer_decode(lua_State *L) {
   const moon_tokenizer *tokenizer = check(L);
   luaL_checktype(L, 2, LUA_TTABLE);
-  bool skip_special = lua_toboolean(L, 3);
+  bool skip_special = lua_toboolean(L, 3), strips = moon_tokenizer_strips_space(tokenizer);
   lua_Integer n = luaL_len(L, 2);
   luaL_Buffer text;
   luaL_buffinit(L, &text);
@@ -158,8 +159,11 @@ static int tokenizer_decode(lua_State *L) {
                         luaL_typename(L, -1));
     lua_pop(L, 1);
     moon_token token = token_of(L, tokenizer, id);
-    if (!(skip_special && token.special))
-      luaL_addlstring(&text, token.bytes, token.size);
+    if (skip_special && token.special)
+      continue;
+    bool strip = strips && token.size > 0 && token.bytes[0] == ' ';
+    luaL_addlstring(&text, token.bytes + strip, token.size - strip);
+    strips = strips && token.size == 0;
   }
   luaL_pushresult(&text);
   return 1;

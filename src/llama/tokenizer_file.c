@@ -87,23 +87,106 @@ static moon_status unsupported(moon_err *err, const char *part, const char *foun
 
 static moon_status check_model_options(const json_t *model, moon_err *err) {
   static const char *const foreign[] = {"dropout", "continuing_subword_prefix",
-                                        "end_of_word_suffix", "byte_fallback"};
+                                        "end_of_word_suffix"};
   if (!has_type(model, "BPE"))
-    return unsupported(err, "model", type_of(model), "BPE (byte-level, as Llama 3 has it)");
+    return unsupported(err, "model", type_of(model), "BPE (as Llama has it)");
   for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++)
     if (is_set(model, foreign[i]))
-      return unsupported(err, "model", foreign[i], "a byte-level BPE without it");
+      return unsupported(err, "model", foreign[i], "a BPE without it");
   return MOON_OK;
 }
 
-static moon_status check_frame(const json_t *root, moon_err *err) {
+/* --- normalizer and decoder --- */
+
+static bool is_absent(const json_t *part) {
+  return !part || json_is_null(part);
+}
+
+/* Byte-level: none, or Qwen's NFC. */
+static moon_status read_frame(moon_tokenizer *t, const json_t *root, moon_err *err) {
   const json_t *normalizer = json_object_get(root, "normalizer"),
                *decoder = json_object_get(root, "decoder");
-  if (normalizer && !json_is_null(normalizer))
-    return unsupported(err, "normalizer", type_of(normalizer), "none");
+  t->normalizes = has_type(normalizer, "NFC");
+  if (!is_absent(normalizer) && !t->normalizes)
+    return unsupported(err, "normalizer", type_of(normalizer), "none or NFC");
   if (!has_type(decoder, "ByteLevel"))
     return unsupported(err, "decoder", type_of(decoder), "ByteLevel");
   return MOON_OK;
+}
+
+/* --- characters: a space is written U+2581, which a normalizer or a Metaspace does --- */
+
+static bool has_string(const json_t *object, const char *key, const char *value) {
+  const char *found = string_at(object, key);
+  return found && !strcmp(found, value);
+}
+
+/* {"type": "Replace", "pattern": {"String": from}, "content": to} */
+static bool replaces(const json_t *part, const char *from, const char *to) {
+  return has_type(part, "Replace") &&
+         has_string(json_object_get(part, "pattern"), "String", from) &&
+         has_string(part, "content", to);
+}
+
+/* Replace alone, or Prepend and Replace. */
+static moon_status read_normalizer(moon_tokenizer *t, const json_t *part, moon_err *err) {
+  const json_t *parts = json_object_get(part, "normalizers"), *last = part;
+  if (has_type(part, "Sequence") && json_array_size(parts) == 2) {
+    const json_t *prepend = json_array_get(parts, 0);
+    if (!has_type(prepend, "Prepend") || !has_string(prepend, "prepend", MOON_BPE_SPACE))
+      return unsupported(err, "normalizer", type_of(prepend), "Prepend of U+2581, then Replace");
+    t->prefix = MOON_PREFIX_ANYHOW;
+    last = json_array_get(parts, 1);
+  }
+  if (!replaces(last, " ", MOON_BPE_SPACE))
+    return unsupported(err, "normalizer", type_of(last), "Replace of spaces by U+2581");
+  return MOON_OK;
+}
+
+static moon_status read_metaspace(moon_tokenizer *t, const json_t *part, moon_err *err) {
+  static const char *const schemes[] = {"never", "first", "always"};
+  const char *scheme = string_at(part, "prepend_scheme");
+  if (!has_type(part, "Metaspace") || !has_string(part, "replacement", MOON_BPE_SPACE))
+    return unsupported(err, "pre_tokenizer", type_of(part), "Metaspace with U+2581");
+  if (!json_is_false(json_object_get(part, "split")))
+    return unsupported(err, "pre_tokenizer Metaspace", "split", "one that splits nothing");
+  for (int i = 0; i < 3; i++)
+    if (scheme && !strcmp(scheme, schemes[i]))
+      return t->prefix = (moon_prefix)i, MOON_OK;
+  return unsupported(err, "pre_tokenizer Metaspace", scheme ? scheme : "no prepend_scheme",
+                     "never, first or always");
+}
+
+/* Replace, ByteFallback, Fuse, and a Strip of one space in front or none. */
+static moon_status read_decoder(moon_tokenizer *t, const json_t *part, moon_err *err) {
+  const json_t *parts = json_object_get(part, "decoders"), *strip = json_array_get(parts, 3);
+  size_t n = json_array_size(parts);
+  bool known = n >= 3 && n <= 4 && replaces(json_array_get(parts, 0), MOON_BPE_SPACE, " ") &&
+               has_type(json_array_get(parts, 1), "ByteFallback") &&
+               has_type(json_array_get(parts, 2), "Fuse");
+  t->strips_space = n == 4;
+  if (n == 4)
+    known = known && has_type(strip, "Strip") && has_string(strip, "content", " ") &&
+            json_integer_value(json_object_get(strip, "start")) == 1 &&
+            json_integer_value(json_object_get(strip, "stop")) == 0;
+  return known ? MOON_OK
+               : unsupported(err, "decoder", type_of(part),
+                             "Replace, ByteFallback, Fuse and a Strip of one space");
+}
+
+static moon_status read_characters(moon_tokenizer *t, const json_t *root, moon_err *err) {
+  const json_t *normalizer = json_object_get(root, "normalizer"),
+               *pre = json_object_get(root, "pre_tokenizer");
+  moon_status status;
+  if (is_absent(normalizer))
+    status = read_metaspace(t, pre, err);
+  else if (!is_absent(pre))
+    status = unsupported(err, "pre_tokenizer", type_of(pre), "none beside a normalizer");
+  else
+    status = read_normalizer(t, normalizer, err);
+  if (!status && t->ignore_merges)
+    status = unsupported(err, "model", "ignore_merges", "a BPE with byte_fallback without it");
+  return status ? status : read_decoder(t, json_object_get(root, "decoder"), err);
 }
 
 /* --- pre_tokenizer: a ByteLevel with its own pattern, or a Split and a ByteLevel without --- */
@@ -201,6 +284,69 @@ static moon_status measure_added(const json_t *added, token_sizes *sizes, moon_e
   return MOON_OK;
 }
 
+/* "<0x0A>": the byte; -1: another text. */
+static int byte_of(const char *text) {
+  static const char digits[] = "0123456789ABCDEF";
+  if (strlen(text) != 6 || strncmp(text, "<0x", 3) || text[5] != '>' || !strchr(digits, text[3]) ||
+      !strchr(digits, text[4]))
+    return -1;
+  return (int)((strchr(digits, text[3]) - digits) * 16 + (strchr(digits, text[4]) - digits));
+}
+
+/* Spaces as they are in a text. Writes as many bytes as text has at most. */
+static size_t from_characters(const char *text, size_t size, char *out) {
+  const char *start = out;
+  for (size_t i = 0, n; i < size; i += n) {
+    n = moon_bpe_space(text + i, size - i);
+    *out++ = n ? ' ' : text[i];
+    n = n ? n : 1;
+  }
+  return (size_t)(out - start);
+}
+
+static bool has_inner_space(const char *bytes, size_t size) {
+  for (size_t i = 1; i < size; i++)
+    if (bytes[i] == ' ' && bytes[i - 1] != ' ')
+      return true;
+  return false;
+}
+
+static moon_status check_bytes(const moon_tokenizer *t, moon_err *err) {
+  for (int byte = 0; byte < 256; byte++)
+    if (t->bpe.byte_ids[byte] < 0)
+      return moon_fail(err, MOON_EUNSUPPORTED,
+                       "model.vocab: no token for byte 0x%02x, expected one for each", byte);
+  return MOON_OK;
+}
+
+static moon_status add_characters(moon_tokenizer *t, const json_t *vocab, char *buffer,
+                                  moon_err *err) {
+  const char *text;
+  json_t *value;
+  t->words_apart = true;
+  memset(t->bpe.byte_ids, 0xff, sizeof t->bpe.byte_ids);
+  json_object_foreach((json_t *)vocab, text, value) {
+    int32_t id = (int32_t)json_integer_value(value);
+    int byte = byte_of(text);
+    size_t n = byte < 0 ? from_characters(text, strlen(text), buffer) : 1;
+    if (byte >= 0) {
+      buffer[0] = (char)byte;
+      t->bpe.byte_ids[byte] = id;
+    }
+    if (!moon_vocab_add(&t->vocab, id, buffer, n))
+      return moon_fail(err, MOON_EFORMAT, "model.vocab: two tokens have the id %d", id);
+    if (byte < 0 && moon_vocab_find(&t->vocab, buffer, n) >= 0)
+      return moon_fail(err, MOON_EUNSUPPORTED,
+                       "model.vocab: \"%.40s\" is there with U+2581 and with a space", text);
+    if (byte < 0)
+      moon_vocab_index(&t->vocab, id);
+    t->words_apart = t->words_apart && !has_inner_space(buffer, n);
+  }
+  if (moon_vocab_find(&t->vocab, " ", 1) < 0)
+    return moon_fail(err, MOON_EUNSUPPORTED, "model.vocab: no token for U+2581, the space");
+  return check_bytes(t, err);
+}
+
 /* A vocab entry that is not written in the alphabet is never made by merges: it only has a text. */
 static moon_status add_vocab(moon_tokenizer *t, const int16_t alphabet[ALPHABET_END],
                              const json_t *vocab, char *buffer, moon_err *err) {
@@ -217,12 +363,8 @@ static moon_status add_vocab(moon_tokenizer *t, const int16_t alphabet[ALPHABET_
   for (int byte = 0; byte < 256; byte++) {
     char c = (char)byte;
     t->bpe.byte_ids[byte] = moon_vocab_find(&t->vocab, &c, 1);
-    if (t->bpe.byte_ids[byte] < 0)
-      return moon_fail(err, MOON_EUNSUPPORTED,
-                       "model.vocab: no token for byte 0x%02x, expected a byte-level vocabulary",
-                       byte);
   }
-  return MOON_OK;
+  return check_bytes(t, err);
 }
 
 static moon_status add_special(moon_tokenizer *t, const json_t *token, const json_t *vocab,
@@ -276,15 +418,22 @@ static bool get_merge(const json_t *merge, merge_text *m) {
   return space != NULL;
 }
 
+/* The bytes of a text that a token is written as; -1: it is none. */
+static ptrdiff_t bytes_of(const moon_tokenizer *t, const int16_t alphabet[ALPHABET_END],
+                          const char *text, size_t size, char *out) {
+  return t->splitter ? from_alphabet(alphabet, text, size, out)
+                     : (ptrdiff_t)from_characters(text, size, out);
+}
+
 /* buffer has room for two tokens of the longest size. false: not two tokens that join to a third.
  */
 static bool add_merge(moon_tokenizer *t, const int16_t alphabet[ALPHABET_END], const merge_text *m,
                       size_t longest, char *buffer) {
   if (m->n_left > longest || m->n_right > longest)
     return false;
-  ptrdiff_t n_left = from_alphabet(alphabet, m->left, m->n_left, buffer);
+  ptrdiff_t n_left = bytes_of(t, alphabet, m->left, m->n_left, buffer);
   ptrdiff_t n_right =
-      n_left < 0 ? -1 : from_alphabet(alphabet, m->right, m->n_right, buffer + n_left);
+      n_left < 0 ? -1 : bytes_of(t, alphabet, m->right, m->n_right, buffer + n_left);
   if (n_right < 0)
     return false;
   int32_t left = moon_vocab_find(&t->vocab, buffer, (size_t)n_left);
@@ -364,7 +513,8 @@ static moon_status read_tokens(moon_tokenizer *t, const json_t *root, const toke
   if (!status)
     status = moon_bpe_init(&t->bpe, (uint32_t)json_array_size(merges), t->vocab.seed, err);
   if (!status)
-    status = add_vocab(t, alphabet, vocab, buffer, err);
+    status = t->splitter ? add_vocab(t, alphabet, vocab, buffer, err)
+                         : add_characters(t, vocab, buffer, err);
   if (!status)
     status = add_merges(t, alphabet, merges, sizes->longest, buffer, err);
   if (!status)
@@ -379,9 +529,12 @@ static moon_status read_root(moon_tokenizer *t, const json_t *root, moon_err *er
   t->ignore_merges = json_is_true(json_object_get(model, "ignore_merges"));
   token_sizes sizes = {0};
   moon_status status = check_model_options(model, err);
-  if (!status)
-    status = check_frame(root, err);
-  if (!status)
+  bool characters = is_set(model, "byte_fallback");
+  if (!status && characters)
+    status = read_characters(t, root, err);
+  else if (!status)
+    status = read_frame(t, root, err);
+  if (!status && !characters)
     status = read_pre_tokenizer(t, json_object_get(root, "pre_tokenizer"), err);
   if (!status)
     status = measure_vocab(json_object_get(model, "vocab"), &sizes, err);

@@ -7,16 +7,19 @@ local ms = require "moonscope"
 local FOLDER, PLACE = "tests/fixtures/family/", "model.layers.0"
 local DTYPES = { llama2 = "f16", ["llama3.2"] = "bf16", mistral = "f16", qwen2 = "f32", qwen3 = "bf16" }
 
--- Found at most: 1.8e-5 in exact; 2.1e-4 from what float64 gives with rounded operands in fast, where rounding may
--- turn the other way. A step in fast reads rounded keys and values only: 0.22 from float64 without any rounding.
-local EXACT, ROUNDED, STEP = 3e-5, 5e-4, { f32 = 3e-5, f16 = 0.006, bf16 = 0.25 }
+-- Found at most: 1.8e-5 in exact. In fast 2e-6 from what float64 gives with rounded operands, unless the order of a
+-- sum makes one of them round the other way: 2.1e-4 in f16, 0.061 in bf16 (qwen3 with the CUDA kernels). A step in
+-- fast reads rounded keys and values only: 0.22 from float64 without any rounding.
+local EXACT = 3e-5
+local ROUNDED = { f32 = 3e-5, f16 = 5e-4, bf16 = 0.1 }
+local STEP = { f32 = 3e-5, f16 = 0.006, bf16 = 0.25 }
 
 local device = arg[1] or "cpu"
 local golden <close> = assert(ms.open(FOLDER .. "golden.safetensors"))
 
 local function close_to(what, want, got, limit)
   local off = (got - want:to { device = got:device(), dtype = "f32" }):abs():max():item()
-  if not (off <= limit) then error(("%s: off by %.3g, expected at most %.3g"):format(what, off, limit), 2) end
+  if off > limit or off ~= off then error(("%s: off by %.3g, expected at most %.3g"):format(what, off, limit), 2) end
 end
 
 local function same(what, want, got)
@@ -37,7 +40,8 @@ local function check(member, precision)
   local ids, exact = numbers "ids":totable(), precision == "exact"
   assert(model:dtype() == DTYPES[member])
   local out = model:forward(ids, { logits = "all", capture = { PLACE } })
-  close_to("logits", numbers(exact and "logits" or "logits_fast"), out.logits, exact and EXACT or ROUNDED)
+  local limit = exact and EXACT or ROUNDED[DTYPES[member]]
+  close_to("logits", numbers(exact and "logits" or "logits_fast"), out.logits, limit)
   if exact then close_to(PLACE, numbers "hidden", out.captures[PLACE], EXACT) end
   for _, chunk in ipairs { 1, 3, 7, 23 } do
     local cut = model:forward(ids, { logits = "all", capture = { PLACE }, chunk = chunk })
