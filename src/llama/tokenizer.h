@@ -4,9 +4,9 @@
  * of characters with bytes as fallback, as SentencePiece made those of Llama 2 and Mistral.
  *
  * Text may be any bytes. A byte that is no part of well-formed UTF-8 is a piece of its own and
- * becomes the token of that byte, so the tokens of a text, put together, are the text again. But one
- * that normalizes (Qwen's) gives it in form C, and one of characters takes U+2581 for a space, and
- * puts a space in front that decoding takes away.
+ * becomes the token of that byte, so the tokens of a text, put together, are the text again. But
+ * one that normalizes (Qwen's) gives it in form C, and one of characters takes U+2581 for a space,
+ * and puts a space in front that decoding takes away.
  */
 #ifndef MOON_LLAMA_TOKENIZER_H
 #define MOON_LLAMA_TOKENIZER_H

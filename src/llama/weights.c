@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "llama/plan.h"
+
 enum { DEFAULT_CONTEXT = 8192 };
 
 typedef struct loader {
@@ -127,15 +129,32 @@ done:
   return status;
 }
 
-static moon_status choose_context(moon_llama *m, int64_t n_ctx, moon_err *err) {
-  int64_t limit = m->config.n_ctx;
+moon_status moon_llama_context(int64_t *out, const moon_llama_config *config, int64_t n_ctx,
+                               moon_err *err) {
+  int64_t limit = config->n_ctx;
   if (n_ctx < 0 || n_ctx > limit)
     return moon_fail(
         err, MOON_ERANGE,
         "context: found %lld, expected 1 to %lld (the model's max_position_embeddings)",
         (long long)n_ctx, (long long)limit);
-  m->n_ctx = n_ctx > 0 ? n_ctx : limit < DEFAULT_CONTEXT ? limit : DEFAULT_CONTEXT;
+  *out = n_ctx > 0 ? n_ctx : limit < DEFAULT_CONTEXT ? limit : DEFAULT_CONTEXT;
   return MOON_OK;
+}
+
+/* The config and the context, if the device has room for what they ask for. */
+static moon_status check_memory(moon_llama *m, const char *folder, int64_t n_ctx, moon_err *err) {
+  size_t free_bytes, total;
+  moon_llama_plan *plan = malloc(sizeof *plan);
+  if (!plan)
+    return moon_fail(err, MOON_ENOMEM, "model: no memory");
+  moon_status status = moon_llama_plan_make(plan, folder, m->device, m->precision, n_ctx, err);
+  if (status == MOON_OK &&
+      (status = moon_op_memory(m->device, &free_bytes, &total, err)) == MOON_OK)
+    status = moon_llama_plan_check(plan, m->device->name, free_bytes, err);
+  m->config = plan->config;
+  m->n_ctx = plan->n_ctx;
+  free(plan);
+  return status;
 }
 
 moon_status moon_llama_load(moon_llama **out, const char *folder, moon_device *device,
@@ -149,8 +168,7 @@ moon_status moon_llama_load(moon_llama **out, const char *folder, moon_device *d
   m->device = device;
   m->precision = precision;
   moon_status status;
-  (void)((status = moon_llama_config_load(&m->config, folder, err)) ||
-         (status = choose_context(m, n_ctx, err)) ||
+  (void)((status = check_memory(m, folder, n_ctx, err)) ||
          (status = moon_checkpoint_open(&from.file, folder, err)) ||
          (status = load_weights(m, &from, err)) || (status = make_rope_tables(m, err)));
   moon_checkpoint_release(from.file);

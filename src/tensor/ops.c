@@ -166,6 +166,10 @@ moon_status moon_op_sync(moon_device *device, moon_err *err) {
   return device->ops->sync(device, err);
 }
 
+moon_status moon_op_memory(moon_device *device, size_t *free_bytes, size_t *total, moon_err *err) {
+  return device->ops->memory(device, free_bytes, total, err);
+}
+
 moon_status moon_op_copy(const moon_tensor *out, const moon_tensor *a, moon_err *err) {
   const operand operands[] = {{"source", a, DTYPES | STRIDED | SAME_SHAPE, {0}},
                               {"destination", out, DTYPES | STRIDED | SAME_SHAPE | WRITTEN, {0}}};

@@ -90,6 +90,7 @@ struct moon_ops {
   moon_status (*download)(moon_device *device, void *host, const void *data, size_t size,
                           moon_err *err); /* waits */
   moon_status (*sync)(moon_device *device, moon_err *err);
+  moon_status (*memory)(moon_device *device, size_t *free_bytes, size_t *total, moon_err *err);
 
   /* Tensors */
   moon_status (*copy)(const moon_tensor *out, const moon_tensor *a, moon_err *err);
@@ -137,6 +138,9 @@ struct moon_ops {
 /* Waits until everything enqueued on the device is done and reports the first fault. MOON_ELOST: no
  * operation on the device will succeed in this process. */
 moon_status moon_op_sync(moon_device *device, moon_err *err);
+
+/* Bytes that can be allocated on the device now, and all that it has. */
+moon_status moon_op_memory(moon_device *device, size_t *free_bytes, size_t *total, moon_err *err);
 
 /* out := a, element by element; same shape, any strides, any dtypes. To an integer: truncated,
  * saturated, NaN -> 0. */

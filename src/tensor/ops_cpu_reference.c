@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 
 #include "tensor/dtype.h"
+#include "tensor/host_memory.h"
 #include "tensor/ops_cpu.h"
 
 /* Memory */
@@ -51,6 +52,11 @@ static moon_status download(moon_device *device, void *host, const void *data, s
 static moon_status sync_nothing(moon_device *device, moon_err *err) {
   (void)device, (void)err;
   return MOON_OK;
+}
+
+static moon_status memory(moon_device *device, size_t *free_bytes, size_t *total, moon_err *err) {
+  (void)device;
+  return moon_host_memory("", free_bytes, total, err);
 }
 
 /* Element access */
@@ -602,6 +608,7 @@ const moon_ops moon_ops_reference = {
     .upload = upload,
     .download = download,
     .sync = sync_nothing,
+    .memory = memory,
     .copy = copy,
     .fill = fill,
     .binary = binary,
