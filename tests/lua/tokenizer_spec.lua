@@ -281,6 +281,11 @@ describe("a tokenizer that normalizes", function()
       assert.equal(last + 1, place[1])
       last = place[2]
     end
+    -- a character of two tokens: the first of them has no place of its own in the text
+    ids, offsets = tokenizer:encode("a g\u{30c}b", { offsets = true })
+    assert.same({ "a", " ", "\u{1e7}", "b" }, {
+      tokenizer:token(ids[1]), tokenizer:token(ids[2]), tokenizer:decode { ids[3], ids[4] }, tokenizer:token(ids[5]) })
+    assert.same({ { 1, 1 }, { 2, 2 }, { 3, 2 }, { 3, 5 }, { 6, 6 } }, offsets)
     local marks = ("\u{301}\u{316}"):rep(1 << 18)
     assert.error_matches(function() tokenizer:encode(marks) end, "more than 512 combining marks in a row", 1, true)
     local many = ("e\u{301}"):rep(1 << 19)
