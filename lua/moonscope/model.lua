@@ -16,7 +16,7 @@ local OPTIONS = options.names("device", "precision", "context")
 
 ---The job that loads the tokenizer of a folder, and what gives its result; nil where there is none.
 local function begin_tokenizer(path)
-  if uv.fs_lstat(path .. "/tokenizer.json") then return tokenizer.begin(path) end
+  if uv.fs_lstat(path .. "/tokenizer.json") then return tokenizer._begin(path) end
 end
 
 local function close(object)

@@ -46,7 +46,7 @@ end
 ---@param folder string
 ---@return userdata job  to be closed
 ---@return fun(): moonscope.Tokenizer?, string?, string?
-function M.begin(folder)
+function M._begin(folder)
   local job = core.load_tokenizer(folder .. "/tokenizer.json")
   return job, function() return with_template(folder, await(job)) end
 end
