@@ -19,6 +19,7 @@ libmicrohttpd-dev the HTTP server
 libwslay-dev      WebSocket framing
 libjansson-dev    JSON in the core: headers, config, tokenizer
 libpcre2-dev      the tokenizer's split pattern
+libutf8proc-dev   Unicode's normal form, for tokenizers that ask for it
 libssl-dev        sha256
 libcurl4-openssl-dev  downloads
 ca-certificates   whom a download may trust

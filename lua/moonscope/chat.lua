@@ -24,6 +24,7 @@ local function text(pieces, bytes)
   end
 end
 
+---The role of the turn that the model writes next.
 local function header(pieces, role)
   marker(pieces, "<|start_header_id|>")
   text(pieces, role)
@@ -62,18 +63,19 @@ end
 
 local renderers = {}
 
-function renderers.llama3(pieces, messages)
+function renderers.llama3(pieces, messages, opts)
   marker(pieces, "<|begin_of_text|>")
   for _, message in ipairs(messages) do
     turn(pieces, message.role, trim(message.content))
   end
+  if opts.add_generation_prompt then header(pieces, "assistant") end
 end
 
 ---Always starts with a system turn, which tells two dates. A tool's answer is written as JSON.
-renderers["llama3.1"] = function(pieces, messages, date)
-  local system = messages[1].role == "system" and messages[1].content or ""
+renderers["llama3.1"] = function(pieces, messages, opts)
+  local system = messages[1].role == "system" and trim(messages[1].content) or ""
   marker(pieces, "<|begin_of_text|>")
-  turn(pieces, "system", ("Cutting Knowledge Date: December 2023\nToday Date: %s\n\n%s"):format(date, trim(system)))
+  turn(pieces, "system", ("Cutting Knowledge Date: December 2023\nToday Date: %s\n\n%s"):format(opts.date, system))
   for i = messages[1].role == "system" and 2 or 1, #messages do
     local message = messages[i]
     if message.role == "tool" or message.role == "ipython" then
@@ -82,9 +84,108 @@ renderers["llama3.1"] = function(pieces, messages, date)
       turn(pieces, message.role, trim(message.content))
     end
   end
+  if opts.add_generation_prompt then header(pieces, "assistant") end
 end
 
-local FORMATS = "llama3 or llama3.1"
+---Turns of user and assistant, in this order, behind the system message where one comes first.
+local function check_turns(format, messages, first)
+  for i = first, #messages do
+    local expected = (i - first) % 2 == 0 and "user" or "assistant"
+    if messages[i].role ~= expected then
+      error(("chat: format %s: messages[%d].role: found %s, expected %s (they take turns)"):format(format, i,
+        messages[i].role, expected), 0)
+    end
+  end
+end
+
+local function has_system(messages) return messages[1].role == "system" end
+
+---Every turn of the user begins a text of its own; the system message stands in the first.
+function renderers.llama2(pieces, messages)
+  local first = has_system(messages) and 2 or 1
+  check_turns("llama2", messages, first)
+  for i = first, #messages do
+    local content = messages[i].content
+    if i == 2 and first == 2 then
+      content = ("<<SYS>>\n%s\n<</SYS>>\n\n%s"):format(messages[1].content, content)
+    end
+    if messages[i].role == "user" then
+      marker(pieces, "<s>")
+      text(pieces, "[INST] " .. trim(content) .. " [/INST]")
+    else
+      text(pieces, " " .. trim(content) .. " ")
+      marker(pieces, "</s>")
+    end
+  end
+end
+
+---Of Mistral 7B Instruct v0.1 and v0.2.
+function renderers.mistral(pieces, messages)
+  check_turns("mistral", messages, 1)
+  marker(pieces, "<s>")
+  for _, message in ipairs(messages) do
+    if message.role == "user" then
+      text(pieces, "[INST] " .. message.content .. " [/INST]")
+    else
+      text(pieces, message.content)
+      marker(pieces, "</s>")
+      text(pieces, " ")
+    end
+  end
+end
+
+---Of Zephyr and TinyLlama. The role's name is plain text to their tokenizers.
+function renderers.zephyr(pieces, messages, opts)
+  for _, message in ipairs(messages) do
+    text(pieces, ("<|%s|>\n%s"):format(message.role, message.content))
+    marker(pieces, "</s>")
+    text(pieces, "\n")
+  end
+  if opts.add_generation_prompt then text(pieces, "<|assistant|>\n") end
+end
+
+local function chatml_turn(pieces, role, content)
+  marker(pieces, "<|im_start|>")
+  text(pieces, role .. "\n" .. content)
+  marker(pieces, "<|im_end|>")
+  text(pieces, "\n")
+end
+
+---ChatML; Qwen 2 and 2.5 put a system message in front where there is none.
+local function chatml(default_system)
+  return function(pieces, messages, opts)
+    if default_system and not has_system(messages) then chatml_turn(pieces, "system", default_system) end
+    for _, message in ipairs(messages) do chatml_turn(pieces, message.role, message.content) end
+    if opts.add_generation_prompt then
+      marker(pieces, "<|im_start|>")
+      text(pieces, "assistant\n")
+    end
+  end
+end
+
+local QWEN25_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+renderers.chatml, renderers.qwen2 = chatml(), chatml "You are a helpful assistant."
+renderers["qwen2.5"] = chatml(QWEN25_SYSTEM)
+
+local FORMATS = "llama2, llama3, llama3.1, mistral, zephyr, chatml, qwen2 or qwen2.5"
+
+---Formats whose turns cannot hold a tool's answer.
+local WITHOUT_TOOLS = { llama2 = true, mistral = true, zephyr = true, chatml = true, qwen2 = true, ["qwen2.5"] = true }
+
+---Marks in a template's text that a format's has, and what others with the same marks have too.
+local MARKS = {
+  { "llama3.1", { "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "Cutting Knowledge Date: December 2023",
+    "Today Date: " }, {} },
+  { "llama3", { "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>" }, { "Date", "tool" } },
+  { "llama2", { "[INST] ", "<<SYS>>", "content.strip()" }, { "[AVAILABLE_TOOLS]" } },
+  { "mistral", { "'[INST] ' + message['content'] + ' [/INST]'", "message['content'] + eos_token + ' '" }, { "SYS" } },
+  { "zephyr", { "'<|user|>", "'<|system|>", "'<|assistant|>", "+ eos_token" }, { "tool" } },
+  { "qwen2.5", { "<|im_start|>", "<|im_end|>", QWEN25_SYSTEM }, { "<think>" } },
+  { "qwen2", { "<|im_start|>", "<|im_end|>", "You are a helpful assistant." }, { "<think>", "tool" } },
+  { "chatml", { "<|im_start|>", "<|im_end|>" }, { "<think>", "tool", "system" } },
+}
+
+local NAME_ONE = ": give tokenizer:chat a format, one of " .. FORMATS
 
 ---The format of a chat template, by the marks in its text.
 ---@param template string?
@@ -93,14 +194,18 @@ local FORMATS = "llama3 or llama3.1"
 ---@return string? code
 function M.recognize(template)
   if not template then
-    return nil, "the tokenizer has no chat template; name a format with --chat-format: " .. FORMATS, "EUNSUPPORTED"
+    return nil, "the tokenizer has no chat template" .. NAME_ONE, "EUNSUPPORTED"
   end
-  local function has(mark) return template:find(mark, 1, true) ~= nil end
-  if has "<|start_header_id|>" and has "<|end_header_id|>" and has "<|eot_id|>" then
-    if has "Cutting Knowledge Date: December 2023" and has "Today Date: " then return "llama3.1" end
-    if not has "Date" and not has "tool" then return "llama3" end
+  local function count(marks)
+    local n = 0
+    for _, mark in ipairs(marks) do n = n + (template:find(mark, 1, true) and 1 or 0) end
+    return n
   end
-  return nil, "unknown chat template; name a format with --chat-format: " .. FORMATS, "EUNSUPPORTED"
+  for _, known in ipairs(MARKS) do
+    local format, marks, foreign = table.unpack(known)
+    if count(marks) == #marks and count(foreign) == 0 then return format end
+  end
+  return nil, "unknown chat template" .. NAME_ONE, "EUNSUPPORTED"
 end
 
 local ROLES = { system = true, user = true, assistant = true, tool = true, ipython = true }
@@ -124,9 +229,19 @@ local function check(messages)
   end
 end
 
+local function check_tools(format, messages)
+  for i, message in ipairs(WITHOUT_TOOLS[format] and messages or {}) do
+    if message.role == "tool" or message.role == "ipython" then
+      error(("chat: format %s: messages[%d].role: found %s, expected system, user or assistant"):format(format, i,
+        message.role), 0)
+    end
+  end
+end
+
 ---How a conversation is told to a model.
 ---@class moonscope.ChatOptions
----@field format string?  "llama3", "llama3.1"; `render` needs one
+---@field format string?  "llama2", "llama3", "llama3.1", "mistral", "zephyr", "chatml", "qwen2", "qwen2.5"; `render`
+---  needs one
 ---@field date string?  today in the system turn of llama3.1; default "26 Jul 2024"
 ---@field add_generation_prompt boolean?  ends with the head of the assistant's turn; default true
 
@@ -141,9 +256,11 @@ function M.render(messages, opts)
   if not renderer then
     error(("chat: unknown format %s, expected %s"):format(tostring(opts.format), FORMATS), 0)
   end
+  check_tools(opts.format, messages)
   local pieces, whole = {}, {}
-  renderer(pieces, messages, opts.date or DEFAULT_DATE)
-  if opts.add_generation_prompt ~= false then header(pieces, "assistant") end
+  renderer(pieces, messages, {
+    date = opts.date or DEFAULT_DATE, add_generation_prompt = opts.add_generation_prompt ~= false,
+  })
   for i, piece in ipairs(pieces) do whole[i] = piece.marker or piece.text end
   return table.concat(whole), pieces
 end

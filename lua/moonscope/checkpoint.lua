@@ -11,8 +11,8 @@ local M = {}
 local Checkpoint = core.types.Checkpoint
 local Writer = core.types.Writer
 
----Opens .safetensors, .pth, .pt, .npz or .npy by its content, or a folder with model.safetensors or
----model.safetensors.index.json. Only headers are read.
+---Opens .safetensors, .pth, .pt, .bin, .npz or .npy by its content, or a folder with model.safetensors,
+---pytorch_model.bin or an index of either. Only headers are read.
 ---@param path string
 ---@return moonscope.Checkpoint?
 ---@return string? message

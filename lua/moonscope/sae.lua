@@ -3,6 +3,7 @@
 local core = require "moonscope.core"
 local job = require "moonscope.job"
 local loader = require "moonscope.loader"
+local memory = require "moonscope.memory"
 local numbers = require "moonscope.numbers"
 local options = require "moonscope.options"
 local tensor = require "moonscope.tensor"
@@ -55,7 +56,9 @@ local function build(source, opts)
   parts.w_dec = parts.w_dec or parts.w_enc
   parts.device = opts.device or opts.model and opts.model:device() or "cpu"
   parts.dtype = dtype_of(opts, parts.w_enc:dtype())
-  local sae, message, code = job.insist(core.sae, parts)
+  local fits, message, code = memory.check_sae(source, parts.device, parts.dtype)
+  local sae
+  if fits then sae, message, code = job.insist(core.sae, parts) end
   if not sae then return nil, source.path .. ": " .. message, code end
   return sae
 end

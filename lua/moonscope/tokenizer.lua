@@ -29,6 +29,13 @@ end
 local ENCODE = options.names("bos", "special", "offsets")
 local LONG = 16 << 10 -- bytes: of a text that is encoded while others get their turn
 
+local function encode(tokenizer, text, bos, literal, goes_on, offsets)
+  if type(text) == "string" and #text > LONG and not offsets then
+    return await(tokenizer:_encode_long(text, bos, literal, goes_on))
+  end
+  return tokenizer:_encode(text, bos, literal, goes_on, offsets)
+end
+
 ---The ids of a text.
 ---@param text string  any bytes
 ---@param opts {bos: boolean?, special: boolean?, offsets: boolean?}?  bos: put the BOS in front; special = false:
@@ -37,10 +44,7 @@ local LONG = 16 << 10 -- bytes: of a text that is encoded while others get their
 ---@return [integer, integer][]? offsets  if wanted: text:sub(first, last) is what became the id
 function Tokenizer:encode(text, opts)
   opts = options.check("encode", opts, ENCODE)
-  if type(text) == "string" and #text > LONG and not opts.offsets then
-    return await(self:_encode_long(text, opts.bos, opts.special == false))
-  end
-  return self:_encode(text, opts.bos, opts.special == false, opts.offsets)
+  return encode(self, text, opts.bos, opts.special == false, false, opts.offsets)
 end
 
 local DECODE = options.names("skip_special")
@@ -78,16 +82,18 @@ function Tokenizer:chat(messages, opts)
   local _, pieces = chat.render(messages,
     { format = format, date = opts.date, add_generation_prompt = opts.add_generation_prompt })
   local ids = {}
-  for _, piece in ipairs(pieces) do
+  for i, piece in ipairs(pieces) do
     if piece.marker then
       local id = self:id(piece.marker)
       if not id then error(("chat: format %s: the tokenizer has no %s"):format(format, piece.marker), 0) end
       ids[#ids + 1] = id
     else
-      local more = self:encode(piece.text, { special = false })
+      local more = encode(self, piece.text, false, true, i > 1)
       table.move(more, 1, #more, #ids + 1, ids)
     end
   end
+  local bos = self:bos_id()
+  if bos and ids[1] ~= bos then table.insert(ids, 1, bos) end
   return ids
 end
 

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "llama/plan.h"
 #include "llama/sampler.h"
 
 #define LLAMA   "moonscope.Llama"
@@ -99,8 +100,7 @@ static void set_flag(lua_State *L, const char *key, bool value) {
 }
 
 /* What the model is made of, dimensions under the names that they have everywhere here. */
-static int llama_config(lua_State *L) {
-  const moon_llama_config *c = &l_llama_check(L, 1)->config;
+static void push_config(lua_State *L, const moon_llama_config *c) {
   lua_newtable(L);
   set_integer(L, "n_vocab", c->n_vocab);
   set_integer(L, "d_model", c->d_model);
@@ -113,6 +113,8 @@ static int llama_config(lua_State *L) {
   set_number(L, "norm_eps", c->norm_eps);
   set_number(L, "rope_theta", c->rope_theta);
   set_flag(L, "tied", c->tied);
+  if (c->window > 0)
+    set_integer(L, "window", c->window);
   if (c->bos >= 0)
     set_integer(L, "bos", c->bos);
   lua_createtable(L, c->n_eos, 0);
@@ -121,7 +123,110 @@ static int llama_config(lua_State *L) {
     lua_rawseti(L, -2, i + 1);
   }
   lua_setfield(L, -2, "eos");
+}
+
+static int llama_config(lua_State *L) {
+  push_config(L, &l_llama_check(L, 1)->config);
   return 1;
+}
+
+typedef struct memory_task {
+  moon_task task;
+  moon_device *device;
+  size_t free_bytes, total;
+} memory_task;
+
+static moon_status run_memory(moon_task *task, moon_progress *progress, moon_err *err) {
+  memory_task *t = (memory_task *)task;
+  (void)progress;
+  return moon_op_memory(t->device, &t->free_bytes, &t->total, err);
+}
+
+static int push_memory(lua_State *L, moon_task *task) {
+  const memory_task *t = (const memory_task *)task;
+  lua_pushinteger(L, (lua_Integer)t->free_bytes);
+  lua_pushinteger(L, (lua_Integer)t->total);
+  return 2;
+}
+
+static void drop_memory(moon_task *task) {
+  (void)task;
+}
+
+/* core.memory(device) -> job -> free bytes, all bytes */
+static int memory(lua_State *L) {
+  static const l_job_kind kind = {"memory",    sizeof(memory_task), run_memory,
+                                  push_memory, drop_memory,         .soft = true};
+  const char *device = luaL_checkstring(L, 1);
+  memory_task *t = l_job_new(L, &kind);
+  moon_err err;
+  if (moon_device_find(&t->device, device, &err))
+    return l_fail(L, &err);
+  return l_job_start(L, t);
+}
+
+typedef struct plan_task {
+  moon_task task;
+  char *folder;
+  moon_device *device;
+  moon_precision precision;
+  int64_t n_ctx;
+  moon_llama_plan plan;
+  size_t free_bytes, total;
+} plan_task;
+
+static moon_status run_plan(moon_task *task, moon_progress *progress, moon_err *err) {
+  plan_task *t = (plan_task *)task;
+  (void)progress;
+  moon_status status = moon_op_memory(t->device, &t->free_bytes, &t->total, err);
+  if (status)
+    return status;
+  return moon_llama_plan_make(&t->plan, t->folder, t->device, t->precision, t->n_ctx, err);
+}
+
+static int push_plan(lua_State *L, moon_task *task) {
+  const plan_task *t = (const plan_task *)task;
+  const moon_llama_plan *p = &t->plan;
+  push_config(L, &p->config);
+  set_integer(L, "context", p->n_ctx);
+  set_integer(L, "parameters", p->n_parameters);
+  set_integer(L, "weights_bytes", (int64_t)p->weights_bytes);
+  set_integer(L, "mapped_bytes", (int64_t)p->mapped_bytes);
+  set_integer(L, "token_bytes", (int64_t)p->token_bytes);
+  set_integer(L, "context_bytes", (int64_t)p->context_bytes);
+  set_integer(L, "allocated_bytes", (int64_t)p->allocated_bytes);
+  set_integer(L, "free_bytes", (int64_t)t->free_bytes);
+  set_integer(L, "total_bytes", (int64_t)t->total);
+  lua_pushstring(L, moon_dtype_name(p->dtype));
+  lua_setfield(L, -2, "dtype");
+  lua_pushstring(L, moon_dtype_name(p->kv_dtype));
+  lua_setfield(L, -2, "kv_dtype");
+  lua_pushstring(L, t->device->name);
+  lua_setfield(L, -2, "device");
+  return 1;
+}
+
+static void drop_plan(moon_task *task) {
+  free(((plan_task *)task)->folder);
+}
+
+/* core.plan_llama(folder, device, precision, n_ctx) -> job -> table: the config and what the model
+ * takes of the device's memory, in bytes; nothing is loaded */
+static int plan_llama(lua_State *L) {
+  static const l_job_kind kind = {"plan_model", sizeof(plan_task), run_plan,
+                                  push_plan,    drop_plan,         .soft = true};
+  static const char *const precisions[] = {"fast", "exact", NULL};
+  const char *folder = l_path_check(L, 1), *device = luaL_checkstring(L, 2);
+  plan_task *t = l_job_new(L, &kind);
+  moon_err err;
+  if (moon_device_find(&t->device, device, &err))
+    return l_fail(L, &err);
+  t->precision = (moon_precision)luaL_checkoption(L, 3, "fast", precisions);
+  t->n_ctx = luaL_checkinteger(L, 4);
+  t->folder = strdup(folder);
+  if (!t->folder)
+    return luaL_error(L, "plan_model: not enough memory");
+  return l_job_start(L, t);
 }
 
 static int llama_device(lua_State *L) {
@@ -299,7 +404,11 @@ static const luaL_Reg session_metamethods[] = {{"__gc", session_close},
                                                {"__tostring", session_tostring},
                                                {NULL, NULL}};
 
-static const luaL_Reg functions[] = {{"load_llama", load_llama}, {"sample", sample}, {NULL, NULL}};
+static const luaL_Reg functions[] = {{"load_llama", load_llama},
+                                     {"plan_llama", plan_llama},
+                                     {"memory", memory},
+                                     {"sample", sample},
+                                     {NULL, NULL}};
 
 void l_open_llama(lua_State *L) {
   l_register(L, LLAMA, llama_methods, llama_metamethods, true);

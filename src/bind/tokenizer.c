@@ -110,6 +110,13 @@ static void push_offsets(lua_State *L, const moon_encoding *encoding) {
   }
 }
 
+/* Of the arguments bos, literal and goes_on, which follow the text. */
+static int flags_of(lua_State *L) {
+  return (lua_toboolean(L, 3) ? MOON_ENCODE_BOS : 0) |
+         (lua_toboolean(L, 4) ? MOON_ENCODE_LITERAL : 0) |
+         (lua_toboolean(L, 5) ? MOON_ENCODE_ON : 0);
+}
+
 /* A long text is encoded in a job, so that the Lua thread need not wait. */
 typedef struct encode_task {
   moon_task task;
@@ -138,15 +145,14 @@ static void drop_encode(moon_task *task) {
   free(t->text);
 }
 
-/* tokenizer:_encode_long(text, bos, literal) -> job -> ids */
+/* tokenizer:_encode_long(text, bos, literal, goes_on) -> job -> ids */
 static int tokenizer_encode_long(lua_State *L) {
   static const l_job_kind kind = {"encode",    sizeof(encode_task), run_encode,
                                   push_encode, drop_encode,         .aside = true};
   moon_tokenizer *tokenizer = check(L);
   size_t size;
   const char *text = luaL_checklstring(L, 2, &size);
-  int flags =
-      (lua_toboolean(L, 3) ? MOON_ENCODE_BOS : 0) | (lua_toboolean(L, 4) ? MOON_ENCODE_LITERAL : 0);
+  int flags = flags_of(L);
   encode_task *t = l_job_new(L, &kind);
   t->tokenizer = moon_tokenizer_retain(tokenizer);
   t->flags = flags;
@@ -158,14 +164,13 @@ static int tokenizer_encode_long(lua_State *L) {
   return l_job_start(L, t);
 }
 
-/* tokenizer:_encode(text, bos, literal, offsets) -> ids, offsets if wanted */
+/* tokenizer:_encode(text, bos, literal, goes_on, offsets) -> ids, offsets if wanted */
 static int tokenizer_encode(lua_State *L) {
   const moon_tokenizer *tokenizer = check(L);
   size_t size;
   const char *text = luaL_checklstring(L, 2, &size);
-  int flags =
-      (lua_toboolean(L, 3) ? MOON_ENCODE_BOS : 0) | (lua_toboolean(L, 4) ? MOON_ENCODE_LITERAL : 0);
-  bool offsets = lua_toboolean(L, 5);
+  int flags = flags_of(L);
+  bool offsets = lua_toboolean(L, 6);
   moon_encoding *encoding = lua_newuserdatauv(L, sizeof *encoding, 0);
   *encoding = (moon_encoding){0};
   luaL_setmetatable(L, ENCODING);
@@ -193,7 +198,7 @@ static moon_token token_of(lua_State *L, const moon_tokenizer *tokenizer, lua_In
 static int tokenizer_decode(lua_State *L) {
   const moon_tokenizer *tokenizer = check(L);
   luaL_checktype(L, 2, LUA_TTABLE);
-  bool skip_special = lua_toboolean(L, 3);
+  bool skip_special = lua_toboolean(L, 3), strips = moon_tokenizer_strips_space(tokenizer);
   lua_Integer n = luaL_len(L, 2);
   luaL_Buffer text;
   luaL_buffinit(L, &text);
@@ -206,8 +211,11 @@ static int tokenizer_decode(lua_State *L) {
                         luaL_typename(L, -1));
     lua_pop(L, 1);
     moon_token token = token_of(L, tokenizer, id);
-    if (!(skip_special && token.special))
-      luaL_addlstring(&text, token.bytes, token.size);
+    if (skip_special && token.special)
+      continue;
+    bool strip = strips && token.size > 0 && token.bytes[0] == ' ';
+    luaL_addlstring(&text, token.bytes + strip, token.size - strip);
+    strips = strips && token.size == 0;
   }
   luaL_pushresult(&text);
   return 1;

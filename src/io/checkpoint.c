@@ -267,23 +267,46 @@ static bool exists(const char *path) {
   return stat(path, &stat_) == 0;
 }
 
-/* Hugging Face's order: a single file first. */
+/* PyTorch's: a shard may not be anything else that we read. */
+static moon_status read_torch(moon_checkpoint *into, moon_bytes *bytes, moon_err *err) {
+  moon_status status = read_content(into, bytes, err);
+  if (status == MOON_OK && strcmp(into->format, "pth"))
+    return moon_fail(err, MOON_EFORMAT, "found %s, expected a file of PyTorch", into->format);
+  return status;
+}
+
+/* What a model's folder has, in Hugging Face's order: safetensors first, a single file first. */
+static const struct {
+  const char *name;
+  moon_read_fn *shards; /* NULL: the file itself has the tensors */
+} weights[] = {
+    {"model.safetensors", NULL},
+    {"model.safetensors.index.json", moon_safetensors_read},
+    {"pytorch_model.bin", NULL},
+    {"pytorch_model.bin.index.json", read_torch},
+};
+
+enum { N_WEIGHTS = sizeof weights / sizeof *weights };
+
 static moon_status read_folder(moon_checkpoint *into, const char *path, moon_err *err) {
-  static const char single[] = "model.safetensors", index[] = "model.safetensors.index.json";
-  size_t size = strlen(path) + sizeof index + 1;
+  size_t size = strlen(path) + 64;
   char *name = malloc(size);
   if (!name)
     return moon_fail(err, MOON_ENOMEM, "no memory for a path");
-  moon_status status = MOON_OK;
-  snprintf(name, size, "%s/%s", path, single);
-  if (exists(name)) {
-    status = read_file(into, name, err);
-  } else {
-    snprintf(name, size, "%s/%s", path, index);
-    status = exists(name) ? moon_shards_read(into, name, err)
-                          : moon_fail(err, MOON_ENOENT, "%s: neither %s nor %s in this folder",
-                                      path, single, index);
+  int i = 0;
+  for (; i < N_WEIGHTS; i++) {
+    snprintf(name, size, "%s/%s", path, weights[i].name);
+    if (exists(name))
+      break;
   }
+  moon_status status;
+  if (i == N_WEIGHTS)
+    status = moon_fail(err, MOON_ENOENT, "%s: none of %s, %s, %s and %s in this folder", path,
+                       weights[0].name, weights[1].name, weights[2].name, weights[3].name);
+  else if (weights[i].shards)
+    status = moon_shards_read(into, name, weights[i].shards, err);
+  else
+    status = read_file(into, name, err);
   free(name);
   return status;
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * Named tensors in a file: safetensors, a folder of them with model.safetensors.index.json, both of
- * PyTorch's forms (.pth, .pt), or NumPy's (.npz, .npy). Opening reads headers only; data stay in
- * the mapping, deflated ones too.
+ * Named tensors in a file: safetensors, both of PyTorch's forms (.pth, .pt, .bin), NumPy's (.npz,
+ * .npy); or in a model's folder, one file or several with an index. Opening reads headers only;
+ * data stay in the mapping, deflated ones too.
  */
 #ifndef MOON_IO_CHECKPOINT_H
 #define MOON_IO_CHECKPOINT_H

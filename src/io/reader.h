@@ -27,9 +27,11 @@ struct moon_checkpoint {
 
 /* The formats: they add the files, entries and metadata of what they read, unsorted. */
 moon_status moon_safetensors_read(moon_checkpoint *into, moon_bytes *bytes, moon_err *err);
+typedef moon_status moon_read_fn(moon_checkpoint *into, moon_bytes *bytes, moon_err *err);
+/* read_file: of each file that the index names. */
 moon_status moon_shards_read(moon_checkpoint *into,
                              const char *index_path, /* with a folder in it */
-                             moon_err *err);
+                             moon_read_fn *read_file, moon_err *err);
 moon_status moon_pth_read(moon_checkpoint *into, moon_bytes *bytes, const moon_zip *zip,
                           moon_err *err);
 moon_status moon_legacy_read(moon_checkpoint *into, moon_bytes *bytes, moon_err *err);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * A model in several safetensors files of one folder, and the index that says which tensor is
- * where:
+ * A model in several files of one folder, safetensors or PyTorch's, and the index that says which
+ * tensor is where:
  *   {"metadata": {...}, "weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors",
  * ...}} The index and the files must tell the same: every tensor of either is in the other.
  */
@@ -143,8 +143,8 @@ static moon_status check_entries(const moon_checkpoint *into, size_t first, cons
   return MOON_OK;
 }
 
-static moon_status read_shard(moon_checkpoint *into, const char *folder, size_t folder_size,
-                              const char *file, const map *m, moon_err *err) {
+static moon_status read_shard(moon_checkpoint *into, moon_read_fn *read_file, const char *folder,
+                              size_t folder_size, const char *file, const map *m, moon_err *err) {
   size_t first = into->n_entries;
   char *path = malloc(folder_size + strlen(file) + 1);
   if (!path)
@@ -154,7 +154,7 @@ static moon_status read_shard(moon_checkpoint *into, const char *folder, size_t 
   moon_bytes *bytes;
   moon_status status = moon_bytes_open(&bytes, path, err);
   if (status == MOON_OK) {
-    status = moon_safetensors_read(into, bytes, err);
+    status = read_file(into, bytes, err);
     if (status == MOON_OK)
       status = check_entries(into, first, file, m, err);
     if (status != MOON_OK)
@@ -176,19 +176,19 @@ static moon_status check_map(moon_checkpoint *into, const map *m, moon_err *err)
   return status;
 }
 
-static moon_status read_files(moon_checkpoint *into, const char *index_path, const map *m,
-                              moon_err *err) {
+static moon_status read_files(moon_checkpoint *into, const char *index_path,
+                              moon_read_fn *read_file, const map *m, moon_err *err) {
   const char **files = NULL;
   size_t n = 0, folder_size = (size_t)(strrchr(index_path, '/') + 1 - index_path);
   moon_status status = list_files(&files, &n, m, err);
   for (size_t i = 0; i < n && status == MOON_OK; i++)
-    status = read_shard(into, index_path, folder_size, files[i], m, err);
+    status = read_shard(into, read_file, index_path, folder_size, files[i], m, err);
   free(files);
   return status == MOON_OK ? check_map(into, m, err) : status;
 }
 
-moon_status moon_shards_read(moon_checkpoint *into, const char *index_path, moon_err *err) {
-  into->format = "safetensors";
+moon_status moon_shards_read(moon_checkpoint *into, const char *index_path, moon_read_fn *read_file,
+                             moon_err *err) {
   moon_bytes *bytes;
   moon_status status = moon_bytes_open(&bytes, index_path, err);
   if (status != MOON_OK)
@@ -196,7 +196,7 @@ moon_status moon_shards_read(moon_checkpoint *into, const char *index_path, moon
   map m = {0};
   status = read_map(&m, bytes, err);
   if (status == MOON_OK)
-    status = read_files(into, index_path, &m, err);
+    status = read_files(into, index_path, read_file, &m, err);
   free_map(&m);
   if (status != MOON_OK)
     moon_fail_in(err, status, index_path);

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "utf8.h"
+
 /* One token of a piece while it grows. Symbols are numbered by their first byte. */
 typedef struct moon_bpe_symbol {
   int32_t id;
@@ -224,34 +226,90 @@ static bool reserve_scratch(moon_bpe_scratch *s, size_t size) {
   return true;
 }
 
-static void start(const moon_bpe *bpe, moon_bpe_scratch *s, const char *piece, uint32_t size) {
+/* A symbol in its first form behind the last one, and that one's merge with it queued. */
+static uint32_t append(const moon_bpe *bpe, moon_bpe_scratch *s, uint32_t last, uint32_t i,
+                       int32_t id) {
+  s->symbols[i] = (symbol){id, last, NONE, MOON_BPE_NO_RANK};
+  if (last != NONE) {
+    s->symbols[last].next = i;
+    queue_merge(bpe, s, last);
+  }
+  return i;
+}
+
+static void clear(moon_bpe_scratch *s) {
   s->n_heap = s->n_nodes = 0;
   s->free_node = NONE;
-  for (uint32_t i = 0; i < size; i++) {
-    uint32_t previous = i ? i - 1 : NONE;
-    s->symbols[i] = (symbol){bpe->byte_ids[(uint8_t)piece[i]], previous, NONE, MOON_BPE_NO_RANK};
-    if (i == 0)
-      continue;
-    s->symbols[i - 1].next = i;
-    queue_merge(bpe, s, i - 1);
+}
+
+static void run_merges(const moon_bpe *bpe, moon_bpe_scratch *s) {
+  while (s->n_heap) {
+    node top = queue_pop(s);
+    if (s->symbols[top.symbol].rank == top.rank)
+      merge_with_next(bpe, s, top.symbol);
   }
+}
+
+/* The symbols from `first` on; the piece's bytes are numbered from `base`. */
+static moon_status emit(const moon_bpe_scratch *s, uint32_t first, uint32_t base, size_t size,
+                        size_t offset, moon_encoding *out, moon_err *err) {
+  moon_status status = MOON_OK;
+  for (uint32_t i = first; i != NONE && !status; i = s->symbols[i].next) {
+    size_t end = s->symbols[i].next == NONE ? size : s->symbols[i].next - base;
+    status = moon_encoding_add(out, s->symbols[i].id, offset + end, err);
+  }
+  return status;
+}
+
+static moon_status no_memory(size_t size, moon_err *err) {
+  return moon_fail(err, MOON_ENOMEM, "no memory to tokenize a piece of %zu bytes", size);
 }
 
 moon_status moon_bpe_encode(const moon_bpe *bpe, moon_bpe_scratch *scratch, const char *piece,
                             size_t size, size_t offset, moon_encoding *out, moon_err *err) {
   if (!reserve_scratch(scratch, size))
-    return moon_fail(err, MOON_ENOMEM, "no memory to tokenize a piece of %zu bytes", size);
-  symbol *symbols = scratch->symbols;
-  start(bpe, scratch, piece, (uint32_t)size);
-  while (scratch->n_heap) {
-    node top = queue_pop(scratch);
-    if (symbols[top.symbol].rank == top.rank)
-      merge_with_next(bpe, scratch, top.symbol);
+    return no_memory(size, err);
+  clear(scratch);
+  for (uint32_t i = 0, last = NONE; i < size; i++)
+    last = append(bpe, scratch, last, i, bpe->byte_ids[(uint8_t)piece[i]]);
+  run_merges(bpe, scratch);
+  return emit(scratch, 0, 0, size, offset, out, err);
+}
+
+size_t moon_bpe_space(const char *text, size_t size) {
+  if (size >= 1 && text[0] == ' ')
+    return 1;
+  return size >= 3 && memcmp(text, MOON_BPE_SPACE, 3) == 0 ? 3 : 0;
+}
+
+/* The token of the character that text starts with, whose bytes go to *n; -1: none, one byte. */
+static int32_t char_id(const moon_vocab *vocab, const char *text, size_t size, size_t *n) {
+  if ((*n = moon_bpe_space(text, size)) > 0)
+    return moon_vocab_find(vocab, " ", 1);
+  *n = moon_utf8_char(text, size);
+  int32_t id = *n > 0 ? moon_vocab_find(vocab, text, *n) : -1;
+  if (*n == 0)
+    *n = 1;
+  return id;
+}
+
+moon_status moon_bpe_encode_chars(const moon_bpe *bpe, const moon_vocab *vocab,
+                                  moon_bpe_scratch *scratch, bool with_space, const char *piece,
+                                  size_t size, size_t offset, moon_encoding *out, moon_err *err) {
+  enum { BASE = 1 }; /* symbol 0 is the space that is not in the text */
+  if (!reserve_scratch(scratch, size + BASE))
+    return no_memory(size, err);
+  clear(scratch);
+  uint32_t last = NONE;
+  if (with_space)
+    last = append(bpe, scratch, last, 0, moon_vocab_find(vocab, " ", 1));
+  for (size_t i = 0, n; i < size; i += n) {
+    int32_t id = char_id(vocab, piece + i, size - i, &n);
+    if (id >= 0)
+      last = append(bpe, scratch, last, (uint32_t)(BASE + i), id);
+    for (size_t j = i; id < 0 && j < i + n; j++)
+      last = append(bpe, scratch, last, (uint32_t)(BASE + j), bpe->byte_ids[(uint8_t)piece[j]]);
   }
-  moon_status status = MOON_OK;
-  for (uint32_t i = 0; i != NONE && !status; i = symbols[i].next) {
-    size_t end = symbols[i].next == NONE ? size : symbols[i].next;
-    status = moon_encoding_add(out, symbols[i].id, offset + end, err);
-  }
-  return status;
+  run_merges(bpe, scratch);
+  return emit(scratch, with_space ? 0 : BASE, BASE, size, offset, out, err);
 }

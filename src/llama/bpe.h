@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: MIT
 /*
- * Byte-pair merges: a piece of text starts as single bytes; the neighbours whose merge has the
- * lowest rank become one token, the leftmost first, until no merge applies.
+ * Byte-pair merges: a piece of text starts as single bytes, or as characters with the bytes of
+ * those that are no tokens; the neighbours whose merge has the lowest rank become one token, the
+ * leftmost first, until no merge applies.
  */
 #ifndef MOON_LLAMA_BPE_H
 #define MOON_LLAMA_BPE_H
 
-#include "moon.h"
+#include "llama/vocab.h"
 
 /* Ids have 20 bits (MOON_VOCAB_MAX), so that a merge is one word: left, right and rank. */
 #define MOON_BPE_RANK_BITS 24
 #define MOON_BPE_NO_RANK   (((uint32_t)1 << MOON_BPE_RANK_BITS) - 1)
+
+#define MOON_BPE_SPACE "\xe2\x96\x81" /* U+2581, as vocabularies of characters write a space */
 
 /* Filled once, then only read. */
 typedef struct moon_bpe {
@@ -58,5 +61,14 @@ void moon_bpe_scratch_free(moon_bpe_scratch *scratch);
  */
 moon_status moon_bpe_encode(const moon_bpe *bpe, moon_bpe_scratch *scratch, const char *piece,
                             size_t size, size_t offset, moon_encoding *out, moon_err *err);
+
+/* The same from characters, each the token of its bytes in vocab, a space written " " or U+2581.
+ * with_space: as if the piece had one more in front, which takes no bytes of the text. */
+moon_status moon_bpe_encode_chars(const moon_bpe *bpe, const moon_vocab *vocab,
+                                  moon_bpe_scratch *scratch, bool with_space, const char *piece,
+                                  size_t size, size_t offset, moon_encoding *out, moon_err *err);
+
+/* Bytes of the space, " " or U+2581, that text starts with; 0: none. */
+size_t moon_bpe_space(const char *text, size_t size);
 
 #endif

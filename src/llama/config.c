@@ -9,7 +9,7 @@
 #include "io/json.h"
 
 /* Far above any published Llama, low enough that products of two fit into 63 bits. */
-enum { MAX_DIM = 1 << 24, MAX_LAYERS = 4096 };
+enum { MAX_DIM = 1 << 24 };
 
 static moon_status bad(moon_err *err, moon_status code, const char *field, const char *expected,
                        const json_t *found) {
@@ -32,6 +32,15 @@ static moon_status get_count(int64_t *out, const json_t *object, const char *fie
   return *out = json_integer_value(value), MOON_OK;
 }
 
+/* A whole number in 0 .. limit, which must be there. */
+static moon_status get_natural(int64_t *out, const json_t *object, const char *field, int64_t limit,
+                               moon_err *err) {
+  const json_t *value = json_object_get(object, field);
+  if (!json_is_integer(value) || json_integer_value(value) < 0 || json_integer_value(value) > limit)
+    return bad(err, MOON_EFORMAT, field, "a whole number", value);
+  return *out = json_integer_value(value), MOON_OK;
+}
+
 static moon_status get_positive(double *out, const json_t *object, const char *field,
                                 double fallback, moon_err *err) {
   const json_t *value = json_object_get(object, field);
@@ -49,15 +58,38 @@ static moon_status get_flag(bool *out, const json_t *object, const char *field, 
   return *out = json_is_true(value), MOON_OK;
 }
 
-static moon_status check_architecture(const json_t *config, moon_err *err) {
+/* The members of the family, and what their files need not say. */
+typedef struct member {
+  const char *architecture, *type;
+  bool qkv_bias;  /* always, and never for o; where false, attention_bias decides for all four */
+  bool qk_norm;   /* always */
+  int64_t d_head; /* where head_dim is missing; 0: hidden_size / num_attention_heads */
+} member;
+
+static const member members[] = {
+    {"LlamaForCausalLM", "llama", false, false, 0},
+    {"MistralForCausalLM", "mistral", false, false, 0},
+    {"Qwen2ForCausalLM", "qwen2", true, false, 0},
+    {"Qwen3ForCausalLM", "qwen3", false, true, 128},
+};
+
+#define FAMILY "LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM or Qwen3ForCausalLM"
+
+static moon_status find_member(const member **out, const json_t *config, moon_err *err) {
   const json_t *names = json_object_get(config, "architectures"),
                *type = json_object_get(config, "model_type");
   const char *name = json_string_value(json_array_get(names, 0));
-  if (name && strcmp(name, "LlamaForCausalLM"))
-    return moon_fail(err, MOON_EUNSUPPORTED, "architectures: found %s, expected LlamaForCausalLM",
-                     name);
-  if (!name && (!json_is_string(type) || strcmp(json_string_value(type), "llama")))
-    return bad(err, MOON_EFORMAT, "architectures", "[\"LlamaForCausalLM\"]", names ? names : type);
+  const char *found = name ? name : json_string_value(type);
+  for (size_t i = 0; found && i < sizeof members / sizeof *members; i++)
+    if (!strcmp(found, name ? members[i].architecture : members[i].type))
+      return *out = &members[i], MOON_OK;
+  if (name)
+    return moon_fail(err, MOON_EUNSUPPORTED, "architectures: found %.80s, expected " FAMILY, name);
+  return bad(err, MOON_EFORMAT, "architectures", "one of " FAMILY, names ? names : type);
+}
+
+/* What a file of a known architecture may ask for and this forward pass does not do. */
+static moon_status check_shape(const json_t *config, moon_err *err) {
   const json_t *quantized = json_object_get(config, "quantization_config");
   if (quantized && !json_is_null(quantized))
     return bad(err, MOON_EUNSUPPORTED, "quantization_config",
@@ -68,6 +100,36 @@ static moon_status check_architecture(const json_t *config, moon_err *err) {
   const char *act = json_string_value(json_object_get(config, "hidden_act"));
   if (act && strcmp(act, "silu"))
     return moon_fail(err, MOON_EUNSUPPORTED, "hidden_act: found %s, expected silu", act);
+  return MOON_OK;
+}
+
+/* Layers whose queries see the last `sliding_window` keys only. Mistral: all of them, 4096 where
+ * the file does not say. Qwen: where use_sliding_window is true, by layer_types or from
+ * max_window_layers on. */
+static moon_status get_window(moon_llama_config *out, const member *who, const json_t *config,
+                              moon_err *err) {
+  bool mistral = !strcmp(who->type, "mistral"), used = mistral;
+  const json_t *size = json_object_get(config, "sliding_window"),
+               *types = json_object_get(config, "layer_types");
+  int64_t first = 0;
+  moon_status status = MOON_OK;
+  if (!strncmp(who->type, "qwen", 4))
+    status = get_flag(&used, config, "use_sliding_window", err);
+  if (status || !used || json_is_null(size))
+    return status;
+  if ((status = get_count(&out->window, config, "sliding_window", MAX_DIM, 4096, err)))
+    return status;
+  if (!mistral && !types &&
+      (status = get_natural(&first, config, "max_window_layers", MOON_MAX_LAYERS, err)))
+    return status;
+  for (int64_t i = first; i < out->n_layers; i++) {
+    const json_t *type = json_array_get(types, (size_t)i);
+    const char *name = json_string_value(type);
+    out->windowed[i] = !types || (name && !strcmp(name, "sliding_attention"));
+    if (types && !out->windowed[i] && (!name || strcmp(name, "full_attention")))
+      return bad(err, MOON_EUNSUPPORTED, "layer_types",
+                 "\"full_attention\" or \"sliding_attention\" for each layer", type);
+  }
   return MOON_OK;
 }
 
@@ -137,25 +199,30 @@ static moon_status get_eos(moon_llama_config *out, const json_t *object, moon_er
 
 static moon_status get_fields(moon_llama_config *out, const json_t *config, moon_err *err) {
   moon_status status;
+  const member *who = NULL;
+  bool bias;
   double eps;
-  if ((status = check_architecture(config, err)) ||
+  if ((status = find_member(&who, config, err)) || (status = check_shape(config, err)) ||
       (status = get_count(&out->n_vocab, config, "vocab_size", MAX_DIM, 0, err)) ||
       (status = get_count(&out->d_model, config, "hidden_size", MAX_DIM, 0, err)) ||
       (status = get_count(&out->d_ff, config, "intermediate_size", MAX_DIM, 0, err)) ||
-      (status = get_count(&out->n_layers, config, "num_hidden_layers", MAX_LAYERS, 0, err)) ||
+      (status = get_count(&out->n_layers, config, "num_hidden_layers", MOON_MAX_LAYERS, 0, err)) ||
       (status = get_count(&out->n_heads, config, "num_attention_heads", MAX_DIM, 0, err)) ||
       (status = get_count(&out->n_kv_heads, config, "num_key_value_heads", MAX_DIM, out->n_heads,
                           err)) ||
-      (status = get_count(&out->d_head, config, "head_dim", MAX_DIM, out->d_model / out->n_heads,
-                          err)) ||
+      (status = get_count(&out->d_head, config, "head_dim", MAX_DIM,
+                          who->d_head ? who->d_head : out->d_model / out->n_heads, err)) ||
       (status = get_count(&out->n_ctx, config, "max_position_embeddings", MAX_DIM, 2048, err)) ||
       (status = get_positive(&eps, config, "rms_norm_eps", 1e-6, err)) ||
       (status = get_flag(&out->tied, config, "tie_word_embeddings", err)) ||
-      (status = get_flag(&out->attention_bias, config, "attention_bias", err)) ||
+      (status = get_flag(&bias, config, "attention_bias", err)) ||
       (status = get_flag(&out->mlp_bias, config, "mlp_bias", err)) ||
-      (status = get_rope(out, config, err)))
+      (status = get_window(out, who, config, err)) || (status = get_rope(out, config, err)))
     return status;
   out->norm_eps = (float)eps;
+  out->qkv_bias = bias || who->qkv_bias;
+  out->o_bias = bias && !who->qkv_bias;
+  out->qk_norm = who->qk_norm;
   if (out->n_heads % out->n_kv_heads)
     return moon_fail(
         err, MOON_EFORMAT,

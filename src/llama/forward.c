@@ -267,6 +267,7 @@ static moon_status attend_span(moon_pass *p, const rows *r, const moon_span *spa
   const moon_llama_config *c = &p->model->config;
   const moon_tensor *k_cache = &span->session->k[p->layer], *v_cache = &span->session->v[p->layer];
   moon_tensor q = {0}, k = {0}, v = {0}, heads = {0}, positions = {0};
+  int64_t window = c->windowed[p->layer] ? c->window : 0;
   float scale = 1.0f / sqrtf((float)c->d_head);
   moon_status status;
   (void)((status = rows_of(&q, &r->q, first, span->n_rows, false, err)) ||
@@ -275,13 +276,25 @@ static moon_status attend_span(moon_pass *p, const rows *r, const moon_span *spa
          (status = rows_of(&heads, &r->heads, first, span->n_rows, false, err)) ||
          (status = rows_of(&positions, &p->positions, first, span->n_rows, false, err)) ||
          (status = moon_op_kv_append(k_cache, v_cache, &k, &v, &positions, err)) ||
-         (status = moon_op_attention(&heads, &q, k_cache, v_cache, &positions, scale, p->arithmetic,
-                                     err)));
+         (status = moon_op_attention(&heads, &q, k_cache, v_cache, &positions, window, scale,
+                                     p->arithmetic, err)));
   moon_tensor_release(&q);
   moon_tensor_release(&k);
   moon_tensor_release(&v);
   moon_tensor_release(&heads);
   moon_tensor_release(&positions);
+  return status;
+}
+
+/* Each head of x [n_rows][heads][d_head] by itself, where the model norms them. */
+static moon_status norm_heads(const moon_tensor *x, const moon_tensor *w, float eps,
+                              moon_err *err) {
+  moon_tensor heads = {0};
+  if (!w->storage)
+    return MOON_OK;
+  TRY(moon_tensor_reshape(&heads, x, (int64_t[]){-1, x->shape[2]}, 2, err));
+  moon_status status = moon_op_rms_norm(&heads, &heads, w, eps, err);
+  moon_tensor_release(&heads);
   return status;
 }
 
@@ -292,6 +305,8 @@ static moon_status run_attention(moon_pass *p, const rows *r, moon_err *err) {
   const moon_product qkv[] = {product(&r->q_flat, &l->q), product(&r->k_flat, &l->k),
                               product(&r->v_flat, &l->v)};
   TRY(moon_op_products(qkv, 3, &r->h, MOON_STORE, p->arithmetic, err));
+  TRY(norm_heads(&r->q, &l->q_norm, m->config.norm_eps, err));
+  TRY(norm_heads(&r->k, &l->k_norm, m->config.norm_eps, err));
   TRY(moon_op_rope(&r->q, &r->k, &m->cos, &m->sin, &p->positions, err));
   for (int64_t i = 0, first = 0; i < p->n_spans; first += p->spans[i++].n_rows)
     TRY(attend_span(p, r, &p->spans[i], first, err));

@@ -88,23 +88,106 @@ static moon_status unsupported(moon_err *err, const char *part, const char *foun
 
 static moon_status check_model_options(const json_t *model, moon_err *err) {
   static const char *const foreign[] = {"dropout", "continuing_subword_prefix",
-                                        "end_of_word_suffix", "byte_fallback"};
+                                        "end_of_word_suffix"};
   if (!has_type(model, "BPE"))
-    return unsupported(err, "model", type_of(model), "BPE (byte-level, as Llama 3 has it)");
+    return unsupported(err, "model", type_of(model), "BPE (as Llama has it)");
   for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++)
     if (is_set(model, foreign[i]))
-      return unsupported(err, "model", foreign[i], "a byte-level BPE without it");
+      return unsupported(err, "model", foreign[i], "a BPE without it");
   return MOON_OK;
 }
 
-static moon_status check_frame(const json_t *root, moon_err *err) {
+/* --- normalizer and decoder --- */
+
+static bool is_absent(const json_t *part) {
+  return !part || json_is_null(part);
+}
+
+/* Byte-level: none, or Qwen's NFC. */
+static moon_status read_byte_frame(moon_tokenizer *t, const json_t *root, moon_err *err) {
   const json_t *normalizer = json_object_get(root, "normalizer"),
                *decoder = json_object_get(root, "decoder");
-  if (normalizer && !json_is_null(normalizer))
-    return unsupported(err, "normalizer", type_of(normalizer), "none");
+  t->normalizes = has_type(normalizer, "NFC");
+  if (!is_absent(normalizer) && !t->normalizes)
+    return unsupported(err, "normalizer", type_of(normalizer), "none or NFC");
   if (!has_type(decoder, "ByteLevel"))
     return unsupported(err, "decoder", type_of(decoder), "ByteLevel");
   return MOON_OK;
+}
+
+/* --- characters: a space is written U+2581, which a normalizer or a Metaspace does --- */
+
+static bool has_string(const json_t *object, const char *key, const char *value) {
+  const char *found = string_at(object, key);
+  return found && !strcmp(found, value);
+}
+
+/* {"type": "Replace", "pattern": {"String": from}, "content": to} */
+static bool replaces(const json_t *part, const char *from, const char *to) {
+  return has_type(part, "Replace") &&
+         has_string(json_object_get(part, "pattern"), "String", from) &&
+         has_string(part, "content", to);
+}
+
+/* Replace alone, or Prepend and Replace. */
+static moon_status read_normalizer(moon_tokenizer *t, const json_t *part, moon_err *err) {
+  const json_t *parts = json_object_get(part, "normalizers"), *last = part;
+  if (has_type(part, "Sequence") && json_array_size(parts) == 2) {
+    const json_t *prepend = json_array_get(parts, 0);
+    if (!has_type(prepend, "Prepend") || !has_string(prepend, "prepend", MOON_BPE_SPACE))
+      return unsupported(err, "normalizer", type_of(prepend), "Prepend of U+2581, then Replace");
+    t->prefix = MOON_PREFIX_ANYHOW;
+    last = json_array_get(parts, 1);
+  }
+  if (!replaces(last, " ", MOON_BPE_SPACE))
+    return unsupported(err, "normalizer", type_of(last), "Replace of spaces by U+2581");
+  return MOON_OK;
+}
+
+static moon_status read_metaspace(moon_tokenizer *t, const json_t *part, moon_err *err) {
+  static const char *const schemes[] = {"never", "first", "always"};
+  const char *scheme = string_at(part, "prepend_scheme");
+  if (!has_type(part, "Metaspace") || !has_string(part, "replacement", MOON_BPE_SPACE))
+    return unsupported(err, "pre_tokenizer", type_of(part), "Metaspace with U+2581");
+  if (!json_is_false(json_object_get(part, "split")))
+    return unsupported(err, "pre_tokenizer Metaspace", "split", "one that splits nothing");
+  for (int i = 0; i < 3; i++)
+    if (scheme && !strcmp(scheme, schemes[i]))
+      return t->prefix = (moon_prefix)i, MOON_OK;
+  return unsupported(err, "pre_tokenizer Metaspace", scheme ? scheme : "no prepend_scheme",
+                     "never, first or always");
+}
+
+/* Replace, ByteFallback, Fuse, and a Strip of one space in front or none. */
+static moon_status read_decoder(moon_tokenizer *t, const json_t *part, moon_err *err) {
+  const json_t *parts = json_object_get(part, "decoders"), *strip = json_array_get(parts, 3);
+  size_t n = json_array_size(parts);
+  bool known = n >= 3 && n <= 4 && replaces(json_array_get(parts, 0), MOON_BPE_SPACE, " ") &&
+               has_type(json_array_get(parts, 1), "ByteFallback") &&
+               has_type(json_array_get(parts, 2), "Fuse");
+  t->strips_space = n == 4;
+  if (n == 4)
+    known = known && has_type(strip, "Strip") && has_string(strip, "content", " ") &&
+            json_integer_value(json_object_get(strip, "start")) == 1 &&
+            json_integer_value(json_object_get(strip, "stop")) == 0;
+  return known ? MOON_OK
+               : unsupported(err, "decoder", type_of(part),
+                             "Replace, ByteFallback, Fuse and a Strip of one space");
+}
+
+static moon_status read_characters(moon_tokenizer *t, const json_t *root, moon_err *err) {
+  const json_t *normalizer = json_object_get(root, "normalizer"),
+               *pre = json_object_get(root, "pre_tokenizer");
+  moon_status status;
+  if (is_absent(normalizer))
+    status = read_metaspace(t, pre, err);
+  else if (!is_absent(pre))
+    status = unsupported(err, "pre_tokenizer", type_of(pre), "none beside a normalizer");
+  else
+    status = read_normalizer(t, normalizer, err);
+  if (!status && t->ignore_merges)
+    status = unsupported(err, "model", "ignore_merges", "a BPE with byte_fallback without it");
+  return status ? status : read_decoder(t, json_object_get(root, "decoder"), err);
 }
 
 /* --- pre_tokenizer: a ByteLevel with its own pattern, or a Split and a ByteLevel without --- */
@@ -199,7 +282,8 @@ static moon_status measure_added(const json_t *added, token_sizes *sizes, moon_e
   return MOON_OK;
 }
 
-/* A token that is not written in the alphabet: merges never make it, so it only has a text. */
+/* A token that merges never make: one not written in the alphabet, or of characters one that stands
+ * for a byte or has a plain space. It only has a text. */
 typedef struct foreign_token {
   const char *text;
   int32_t id;
@@ -211,26 +295,80 @@ typedef struct source {
   const moon_token_lists *lists;
   token_sizes sizes;
   int16_t alphabet[ALPHABET_END];
-  char *buffer;           /* [2 * sizes.longest + 1] */
-  foreign_token *foreign; /* [n_foreign], sorted by their texts; published files have none */
+  char *buffer; /* [2 * sizes.longest + 1] */
+  foreign_token
+      *foreign; /* [n_foreign], sorted by their texts; those of characters are the bytes */
   size_t n_foreign;
 } source;
+
+/* "<0x0A>": the byte; -1: another text. */
+static int byte_of(const char *text, size_t size) {
+  static const char digits[] = "0123456789ABCDEF";
+  if (size != 6 || strncmp(text, "<0x", 3) || text[5] != '>' || !strchr(digits, text[3]) ||
+      !strchr(digits, text[4]))
+    return -1;
+  return (int)((strchr(digits, text[3]) - digits) * 16 + (strchr(digits, text[4]) - digits));
+}
+
+/* Writes spaces as a text has them to out (as long as text at most). -1: a foreign token. */
+static ptrdiff_t from_characters(const char *text, size_t size, char *out) {
+  const char *start = out;
+  if (byte_of(text, size) >= 0 || memchr(text, ' ', size))
+    return -1;
+  for (size_t i = 0, n; i < size; i += n) {
+    n = moon_bpe_space(text + i, size - i);
+    *out++ = n ? ' ' : text[i];
+    n = n ? n : 1;
+  }
+  return out - start;
+}
+
+/* The bytes that merges make of what the file writes as text, to out, as long as text at most. -1:
+ * a foreign token. */
+static ptrdiff_t made_of(const moon_tokenizer *t, const source *from, const char *text, size_t size,
+                         char *out) {
+  return t->splitter ? from_alphabet(from->alphabet, text, size, out)
+                     : from_characters(text, size, out);
+}
+
+static bool has_inner_space(const char *bytes, size_t size) {
+  for (size_t i = 1; i < size; i++)
+    if (bytes[i] == ' ' && bytes[i - 1] != ' ')
+      return true;
+  return false;
+}
 
 static moon_status fail_twice(const char *text, moon_err *err) {
   return moon_fail(err, MOON_EFORMAT, "model.vocab: \"%.40s\" is there twice", text);
 }
 
+static moon_status fail_same_id(int32_t id, moon_err *err) {
+  return moon_fail(err, MOON_EFORMAT, "model.vocab: two tokens have the id %d", id);
+}
+
+static moon_status add_foreign(moon_tokenizer *t, source *from, const char *text, size_t size,
+                               int32_t id, moon_err *err) {
+  int byte = t->splitter ? -1 : byte_of(text, size);
+  char c = (char)byte;
+  from->foreign[from->n_foreign++] = (foreign_token){text, id};
+  if (byte >= 0)
+    t->bpe.byte_ids[byte] = id;
+  return moon_vocab_add(&t->vocab, id, byte < 0 ? text : &c, byte < 0 ? size : 1)
+             ? MOON_OK
+             : fail_same_id(id, err);
+}
+
 static moon_status add_token(moon_tokenizer *t, source *from, const moon_listed_token *token,
                              moon_err *err) {
   const char *text = from->lists->arena + token->at;
-  ptrdiff_t n = from_alphabet(from->alphabet, text, token->size, from->buffer);
-  if (!moon_vocab_add(&t->vocab, token->id, n < 0 ? text : from->buffer,
-                      n < 0 ? token->size : (size_t)n))
-    return moon_fail(err, MOON_EFORMAT, "model.vocab: two tokens have the id %d", token->id);
+  ptrdiff_t n = made_of(t, from, text, token->size, from->buffer);
   if (n < 0)
-    from->foreign[from->n_foreign++] = (foreign_token){text, token->id};
-  else if (!moon_vocab_index(&t->vocab, token->id))
+    return add_foreign(t, from, text, token->size, token->id, err);
+  if (!moon_vocab_add(&t->vocab, token->id, from->buffer, (size_t)n))
+    return fail_same_id(token->id, err);
+  if (!moon_vocab_index(&t->vocab, token->id))
     return fail_twice(text, err);
+  t->words_apart = t->words_apart && !has_inner_space(from->buffer, (size_t)n);
   return MOON_OK;
 }
 
@@ -247,28 +385,35 @@ static moon_status sort_foreign(source *from, moon_err *err) {
   return MOON_OK;
 }
 
-static moon_status add_vocab(moon_tokenizer *t, source *from, moon_err *err) {
-  for (size_t i = 0; i < from->lists->n_tokens; i++) {
-    moon_status status = add_token(t, from, &from->lists->tokens[i], err);
-    if (status)
-      return status;
-  }
-  for (int byte = 0; byte < 256; byte++) {
-    char c = (char)byte;
-    t->bpe.byte_ids[byte] = moon_vocab_find(&t->vocab, &c, 1);
+static moon_status check_vocab(const moon_tokenizer *t, moon_err *err) {
+  for (int byte = 0; byte < 256; byte++)
     if (t->bpe.byte_ids[byte] < 0)
       return moon_fail(err, MOON_EUNSUPPORTED,
-                       "model.vocab: no token for byte 0x%02x, expected a byte-level vocabulary",
-                       byte);
+                       "model.vocab: no token for byte 0x%02x, expected one for each", byte);
+  if (!t->splitter && moon_vocab_find(&t->vocab, " ", 1) < 0)
+    return moon_fail(err, MOON_EUNSUPPORTED, "model.vocab: no token for U+2581, the space");
+  return MOON_OK;
+}
+
+static moon_status add_vocab(moon_tokenizer *t, source *from, moon_err *err) {
+  moon_status status = MOON_OK;
+  t->words_apart = !t->splitter;
+  memset(t->bpe.byte_ids, 0xff, sizeof t->bpe.byte_ids);
+  for (size_t i = 0; i < from->lists->n_tokens && !status; i++)
+    status = add_token(t, from, &from->lists->tokens[i], err);
+  for (int byte = 0; t->splitter && byte < 256; byte++) {
+    char c = (char)byte;
+    t->bpe.byte_ids[byte] = moon_vocab_find(&t->vocab, &c, 1);
   }
-  return sort_foreign(from, err);
+  (void)(status || (status = check_vocab(t, err)) || (status = sort_foreign(from, err)));
+  return status;
 }
 
 /* The id that model.vocab gives to what an added token is; -1: it is not there. */
 static int32_t id_in_vocab(const moon_tokenizer *t, const source *from, const char *content,
                            size_t size) {
   char bytes[MOON_SPECIAL_MAX_BYTES];
-  ptrdiff_t n = from_alphabet(from->alphabet, content, size, bytes);
+  ptrdiff_t n = made_of(t, from, content, size, bytes);
   if (n >= 0)
     return moon_vocab_find(&t->vocab, bytes, (size_t)n);
   foreign_token key = {content, -1};
@@ -318,10 +463,9 @@ static bool add_merge(moon_tokenizer *t, const source *from, const moon_listed_m
   char *left_bytes = from->buffer;
   if (m->n_left > longest || m->n_right > longest)
     return false;
-  ptrdiff_t n_left = from_alphabet(from->alphabet, text, m->n_left, left_bytes);
-  ptrdiff_t n_right = n_left < 0 ? -1
-                                 : from_alphabet(from->alphabet, text + m->n_left + 1, m->n_right,
-                                                 left_bytes + n_left);
+  ptrdiff_t n_left = made_of(t, from, text, m->n_left, left_bytes);
+  ptrdiff_t n_right =
+      n_left < 0 ? -1 : made_of(t, from, text + m->n_left + 1, m->n_right, left_bytes + n_left);
   if (n_right < 0)
     return false;
   int32_t left = moon_vocab_find(&t->vocab, left_bytes, (size_t)n_left);
@@ -404,13 +548,20 @@ static moon_status read_tokens(moon_tokenizer *t, source *from, moon_err *err) {
   return status;
 }
 
+/* How a text becomes what merges take, and back. */
+static moon_status read_frame(moon_tokenizer *t, const json_t *root, moon_err *err) {
+  if (is_set(json_object_get(root, "model"), "byte_fallback"))
+    return read_characters(t, root, err);
+  moon_status status = read_byte_frame(t, root, err);
+  return status ? status : read_pre_tokenizer(t, json_object_get(root, "pre_tokenizer"), err);
+}
+
 static moon_status read_root(moon_tokenizer *t, source *from, moon_err *err) {
   const json_t *root = from->root, *model = json_object_get(root, "model");
   moon_status status;
   t->ignore_merges = json_is_true(json_object_get(model, "ignore_merges"));
   fill_alphabet(from->alphabet);
-  (void)((status = check_model_options(model, err)) || (status = check_frame(root, err)) ||
-         (status = read_pre_tokenizer(t, json_object_get(root, "pre_tokenizer"), err)) ||
+  (void)((status = check_model_options(model, err)) || (status = read_frame(t, root, err)) ||
          (status = measure_vocab(from->lists, &from->sizes, err)) ||
          (status = measure_added(json_object_get(root, "added_tokens"), &from->sizes, err)) ||
          (status = read_tokens(t, from, err)) ||

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "llama/plan.h"
+
 enum { DEFAULT_CONTEXT = 8192, TOUCHED = 16 << 20 /* bytes at a time */ };
 
 typedef struct loader {
@@ -61,14 +63,18 @@ static moon_status load_linear(moon_linear *out, const loader *from, const char 
 static moon_status load_layer(moon_layer *out, const loader *from, const moon_llama_config *c,
                               moon_err *err) {
   int64_t d = c->d_model, q = c->n_heads * c->d_head, kv = c->n_kv_heads * c->d_head;
-  bool ab = c->attention_bias, mb = c->mlp_bias;
+  bool ab = c->qkv_bias, mb = c->mlp_bias;
   moon_status status;
   (void)((status = load_vector(&out->input_norm, from, "input_layernorm.weight", d, err)) ||
          (status = load_vector(&out->post_norm, from, "post_attention_layernorm.weight", d, err)) ||
          (status = load_linear(&out->q, from, "self_attn.q_proj", q, d, ab, err)) ||
          (status = load_linear(&out->k, from, "self_attn.k_proj", kv, d, ab, err)) ||
          (status = load_linear(&out->v, from, "self_attn.v_proj", kv, d, ab, err)) ||
-         (status = load_linear(&out->o, from, "self_attn.o_proj", d, q, ab, err)) ||
+         (status = load_linear(&out->o, from, "self_attn.o_proj", d, q, c->o_bias, err)) ||
+         (c->qk_norm &&
+          (status = load_vector(&out->q_norm, from, "self_attn.q_norm.weight", c->d_head, err))) ||
+         (c->qk_norm &&
+          (status = load_vector(&out->k_norm, from, "self_attn.k_norm.weight", c->d_head, err))) ||
          (status = load_linear(&out->gate, from, "mlp.gate_proj", c->d_ff, d, mb, err)) ||
          (status = load_linear(&out->up, from, "mlp.up_proj", c->d_ff, d, mb, err)) ||
          (status = load_linear(&out->down, from, "mlp.down_proj", d, c->d_ff, mb, err)));
@@ -123,7 +129,8 @@ done:
   return status;
 }
 
-/* Maps all pages at once, by the team: the first token then finds them there. */
+/* Maps all pages at once, by the team: the first token then finds them there. Not for files that
+ * memory cannot hold: their pages would push each other out. */
 static void touch_files(const moon_checkpoint *file) {
   size_t n_files;
   moon_bytes *const *files = moon_checkpoint_files(file, &n_files);
@@ -135,15 +142,36 @@ static void touch_files(const moon_checkpoint *file) {
   }
 }
 
-static moon_status choose_context(moon_llama *m, int64_t n_ctx, moon_err *err) {
-  int64_t limit = m->config.n_ctx;
+moon_status moon_llama_context(int64_t *out, const moon_llama_config *config, int64_t n_ctx,
+                               moon_err *err) {
+  int64_t limit = config->n_ctx;
   if (n_ctx < 0 || n_ctx > limit)
     return moon_fail(
         err, MOON_ERANGE,
         "context: found %lld, expected 1 to %lld (the model's max_position_embeddings)",
         (long long)n_ctx, (long long)limit);
-  m->n_ctx = n_ctx > 0 ? n_ctx : limit < DEFAULT_CONTEXT ? limit : DEFAULT_CONTEXT;
+  *out = n_ctx > 0 ? n_ctx : limit < DEFAULT_CONTEXT ? limit : DEFAULT_CONTEXT;
   return MOON_OK;
+}
+
+/* The config and the context, if the device has room for what they ask for. *fits: the CPU has
+ * memory for all of the mapped weights, too. */
+static moon_status check_memory(moon_llama *m, const char *folder, int64_t n_ctx, bool *fits,
+                                moon_err *err) {
+  size_t free_bytes, total;
+  moon_llama_plan *plan = malloc(sizeof *plan);
+  if (!plan)
+    return moon_fail(err, MOON_ENOMEM, "model: no memory");
+  moon_status status = moon_llama_plan_make(plan, folder, m->device, m->precision, n_ctx, err);
+  if (status == MOON_OK &&
+      (status = moon_op_memory(m->device, &free_bytes, &total, err)) == MOON_OK)
+    status = moon_llama_plan_check(plan, m->device->name, free_bytes, err);
+  m->config = plan->config;
+  m->n_ctx = plan->n_ctx;
+  *fits = !status && m->device == moon_cpu() &&
+          plan->allocated_bytes + plan->mapped_bytes <= free_bytes;
+  free(plan);
+  return status;
 }
 
 moon_status moon_llama_load(moon_llama **out, const char *folder, moon_device *device,
@@ -157,10 +185,10 @@ moon_status moon_llama_load(moon_llama **out, const char *folder, moon_device *d
   m->device = device;
   m->precision = precision;
   moon_status status;
-  (void)((status = moon_llama_config_load(&m->config, folder, err)) ||
-         (status = choose_context(m, n_ctx, err)) ||
+  bool fits;
+  (void)((status = check_memory(m, folder, n_ctx, &fits, err)) ||
          (status = moon_checkpoint_open(&from.file, folder, err)));
-  if (status == MOON_OK && device == moon_cpu())
+  if (status == MOON_OK && fits)
     touch_files(from.file);
   (void)(status || (status = load_weights(m, &from, err)) || (status = make_rope_tables(m, err)));
   moon_checkpoint_release(from.file);
@@ -192,6 +220,8 @@ static void release_layer(moon_layer *l) {
     release_linear(maps[i]);
   moon_tensor_release(&l->input_norm);
   moon_tensor_release(&l->post_norm);
+  moon_tensor_release(&l->q_norm);
+  moon_tensor_release(&l->k_norm);
 }
 
 static void release_workspace(moon_workspace *w) {

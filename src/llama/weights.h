@@ -14,6 +14,7 @@ typedef struct moon_linear {
 
 typedef struct moon_layer {
   moon_tensor input_norm, post_norm; /* [d_model] */
+  moon_tensor q_norm, k_norm;        /* [d_head]; empty where the model has none */
   moon_linear q, k, v, o;     /* n_heads * d_head, n_kv_heads * d_head (k, v) by d_model; o back */
   moon_linear gate, up, down; /* d_ff by d_model (gate, up); down back */
 } moon_layer;
@@ -48,9 +49,13 @@ typedef struct moon_llama {
 /* Loads folder (config.json and safetensors), weights in place from the mapping on the CPU. n_ctx
  * 0: min(the model's, 8192). Owned by the caller: one reference. MOON_ENOENT, MOON_EFORMAT,
  * MOON_EUNSUPPORTED, MOON_ESHAPE (names the tensor and both shapes), MOON_EDTYPE (not f32, f16 or
- * bf16), MOON_ERANGE (n_ctx above the model's), MOON_ENOMEM. */
+ * bf16), MOON_ERANGE (n_ctx above the model's), MOON_ENOMEM (what it needs is compared with the
+ * device's free memory before anything is loaded: plan.h). */
 moon_status moon_llama_load(moon_llama **out, const char *folder, moon_device *device,
                             moon_precision precision, int64_t n_ctx, moon_err *err);
+/* The positions of a session where n_ctx were asked for, 0: as above. MOON_ERANGE. */
+moon_status moon_llama_context(int64_t *out, const moon_llama_config *config, int64_t n_ctx,
+                               moon_err *err);
 moon_llama *moon_llama_retain(moon_llama *model);
 void moon_llama_release(moon_llama *model); /* NULL is fine */
 

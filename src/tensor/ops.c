@@ -166,6 +166,10 @@ moon_status moon_op_sync(moon_device *device, moon_err *err) {
   return device->ops->sync(device, err);
 }
 
+moon_status moon_op_memory(moon_device *device, size_t *free_bytes, size_t *total, moon_err *err) {
+  return device->ops->memory(device, free_bytes, total, err);
+}
+
 moon_status moon_op_copy(const moon_tensor *out, const moon_tensor *a, moon_err *err) {
   const operand operands[] = {{"source", a, DTYPES | STRIDED | SAME_SHAPE, {0}},
                               {"destination", out, DTYPES | STRIDED | SAME_SHAPE | WRITTEN, {0}}};
@@ -346,18 +350,22 @@ moon_status moon_op_kv_append(const moon_tensor *k_cache, const moon_tensor *v_c
 }
 
 moon_status moon_op_attention(const moon_tensor *out, const moon_tensor *q, const moon_tensor *k,
-                              const moon_tensor *v, const moon_tensor *positions, float scale,
-                              moon_arithmetic arithmetic, moon_err *err) {
+                              const moon_tensor *v, const moon_tensor *positions, int64_t window,
+                              float scale, moon_arithmetic arithmetic, moon_err *err) {
   const operand operands[] = {{"q", q, F32, {"n_tok", "n_heads", "d_head"}},
                               {"k", k, WEIGHT, {"n_kv_heads", "n_ctx", "d_head"}},
                               {"v", v, 1u << k->dtype, {"n_kv_heads", "n_ctx", "d_head"}},
                               {"positions", positions, I32, {"n_tok"}},
                               {"out", out, F32 | WRITTEN, {"n_tok", "n_heads", "d_head"}}};
+  assert(window >= 0);
   moon_status status = CHECK("attention", operands);
   if (!status && (k->shape[0] == 0 || q->shape[1] % k->shape[0] != 0))
     status = misfit("attention", &operands[0], &operands[1],
                     ": n_heads is no multiple of n_kv_heads", err);
-  return status ? status : ops_of(out)->attention(out, q, k, v, positions, scale, arithmetic, err);
+  if (window == 0)
+    window = INT64_MAX;
+  return status ? status
+                : ops_of(out)->attention(out, q, k, v, positions, window, scale, arithmetic, err);
 }
 
 moon_status moon_op_sae_activate(const moon_tensor *f, const moon_tensor *bias,

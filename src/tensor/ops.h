@@ -90,6 +90,7 @@ struct moon_ops {
   moon_status (*download)(moon_device *device, void *host, const void *data, size_t size,
                           moon_err *err); /* waits */
   moon_status (*sync)(moon_device *device, moon_err *err);
+  moon_status (*memory)(moon_device *device, size_t *free_bytes, size_t *total, moon_err *err);
 
   /* Tensors */
   moon_status (*copy)(const moon_tensor *out, const moon_tensor *a, moon_err *err);
@@ -117,8 +118,8 @@ struct moon_ops {
                            const moon_tensor *k, const moon_tensor *v, const moon_tensor *positions,
                            moon_err *err);
   moon_status (*attention)(const moon_tensor *out, const moon_tensor *q, const moon_tensor *k,
-                           const moon_tensor *v, const moon_tensor *positions, float scale,
-                           moon_arithmetic arithmetic, moon_err *err);
+                           const moon_tensor *v, const moon_tensor *positions, int64_t window,
+                           float scale, moon_arithmetic arithmetic, moon_err *err);
 
   /* Sparse autoencoder */
   moon_status (*sae_activate)(const moon_tensor *f, const moon_tensor *bias,
@@ -143,6 +144,9 @@ struct moon_ops {
 /* Waits until everything enqueued on the device is done and reports the first fault. MOON_ELOST: no
  * operation on the device will succeed in this process. */
 moon_status moon_op_sync(moon_device *device, moon_err *err);
+
+/* Bytes that can be allocated on the device now, and all that it has. */
+moon_status moon_op_memory(moon_device *device, size_t *free_bytes, size_t *total, moon_err *err);
 
 /* out := a, element by element; same shape, any strides, any dtypes. To an integer: truncated,
  * saturated, NaN -> 0. */
@@ -195,13 +199,14 @@ moon_status moon_op_rope(const moon_tensor *q, const moon_tensor *k, const moon_
 moon_status moon_op_kv_append(const moon_tensor *k_cache, const moon_tensor *v_cache,
                               const moon_tensor *k, const moon_tensor *v,
                               const moon_tensor *positions, moon_err *err);
-/* out, q [n][n_heads][d_head]; k, v caches as above. Query t sees rows 0 .. positions[t]; head h
- * reads kv head h / (n_heads / n_kv_heads). out[t][h] := softmax(scale q k^T) v, everything in f32.
+/* out, q [n][n_heads][d_head]; k, v caches as above. Query t sees rows 0 .. positions[t], or with a
+ * window >= 1 the last `window` of those (0: all); head h reads kv head h / (n_heads / n_kv_heads).
+ * out[t][h] := softmax(scale q k^T) v, everything in f32.
  * Where the cache is bf16, BF16 lets a backend take scale q and the softmax weights each as the sum
  * of two bf16, within 2^-17 of it, for its tensor cores; the CPU's do not. */
 moon_status moon_op_attention(const moon_tensor *out, const moon_tensor *q, const moon_tensor *k,
-                              const moon_tensor *v, const moon_tensor *positions, float scale,
-                              moon_arithmetic arithmetic, moon_err *err);
+                              const moon_tensor *v, const moon_tensor *positions, int64_t window,
+                              float scale, moon_arithmetic arithmetic, moon_err *err);
 
 /* f [n][d_sae] in place: f + bias (bias [d_sae] f32, f16 or bf16, or NULL), then pre-activations to
  * features, >= 0 but for GELU (the exact one, by erf). NaN stays NaN. */

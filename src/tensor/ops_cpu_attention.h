@@ -86,12 +86,13 @@ INLINE int at_most_queries(int n) {
   return n < QUERIES ? n : QUERIES;
 }
 
-/* The queries of token t that share kv head `head`, all of which see n_keys. */
+/* The queries of token t that share kv head `head`, all of which see the n_keys rows from
+ * first_key on. */
 static void attend_group(const moon_tensor *out, const moon_tensor *q, const moon_tensor *k,
-                         const moon_tensor *v, int64_t t, int64_t head, int64_t n_keys, float scale,
-                         float *scores, int64_t room) {
+                         const moon_tensor *v, int64_t t, int64_t head, int64_t first_key,
+                         int64_t n_keys, float scale, float *scores, int64_t room) {
   int64_t d_head = q->shape[2], group = q->shape[1] / k->shape[0];
-  int64_t cache = head * k->shape[1] * d_head;
+  int64_t cache = (head * k->shape[1] + first_key) * d_head;
   for (int64_t i = 0; i < group; i += QUERIES) {
     int64_t first = (t * q->shape[1] + head * group + i) * d_head, n_q = group - i;
     const float *query = (const float *)moon_tensor_data(q) + first;
@@ -113,13 +114,14 @@ static void attend_group(const moon_tensor *out, const moon_tensor *q, const moo
 }
 
 static moon_status attention(const moon_tensor *out, const moon_tensor *q, const moon_tensor *k,
-                             const moon_tensor *v, const moon_tensor *positions, float scale,
-                             moon_arithmetic arithmetic, moon_err *err) {
+                             const moon_tensor *v, const moon_tensor *positions, int64_t window,
+                             float scale, moon_arithmetic arithmetic, moon_err *err) {
   (void)arithmetic;
   int64_t n = q->shape[0], n_kv_heads = k->shape[0], longest = 0;
   const int32_t *position = moon_tensor_data(positions);
   for (int64_t t = 0; t < n; t++)
     longest = position[t] + 1 > longest ? position[t] + 1 : longest;
+  longest = longest < window ? longest : window;
   bool shared = worth_threads(n * longest * q->shape[1] * q->shape[2]);
   int threads = shared ? moon_cpu_threads() : 1;
   int64_t room = (longest / LANES + 1) * LANES;
@@ -131,9 +133,11 @@ static moon_status attention(const moon_tensor *out, const moon_tensor *q, const
   {
     float *mine = scores + omp_get_thread_num() * QUERIES * room;
 #pragma omp for schedule(static, 1)
-    for (int64_t i = 0; i < n * n_kv_heads; i++)
-      attend_group(out, q, k, v, i / n_kv_heads, i % n_kv_heads, position[i / n_kv_heads] + 1,
-                   scale, mine, room);
+    for (int64_t i = 0; i < n * n_kv_heads; i++) {
+      int64_t t = i / n_kv_heads, n_keys = position[t] < window ? position[t] + 1 : window;
+      attend_group(out, q, k, v, t, i % n_kv_heads, position[t] + 1 - n_keys, n_keys, scale, mine,
+                   room);
+    }
   }
   free(scores);
   return MOON_OK;

@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 
 #include "tensor/dtype.h"
+#include "tensor/host_memory.h"
 #include "tensor/ops_cpu.h"
 
 /* Memory */
@@ -51,6 +52,11 @@ static moon_status download(moon_device *device, void *host, const void *data, s
 static moon_status sync_nothing(moon_device *device, moon_err *err) {
   (void)device, (void)err;
   return MOON_OK;
+}
+
+static moon_status memory(moon_device *device, size_t *free_bytes, size_t *total, moon_err *err) {
+  (void)device;
+  return moon_host_memory("", free_bytes, total, err);
 }
 
 /* Element access */
@@ -435,8 +441,8 @@ static void attend(float *y, const float *q, const moon_tensor *k, const moon_te
 }
 
 static moon_status attention(const moon_tensor *out, const moon_tensor *q, const moon_tensor *k,
-                             const moon_tensor *v, const moon_tensor *positions, float scale,
-                             moon_arithmetic arithmetic, moon_err *err) {
+                             const moon_tensor *v, const moon_tensor *positions, int64_t window,
+                             float scale, moon_arithmetic arithmetic, moon_err *err) {
   (void)arithmetic;
   int64_t n_heads = q->shape[1], d_head = q->shape[2], n_ctx = k->shape[1],
           group = n_heads / k->shape[0];
@@ -447,8 +453,10 @@ static moon_status attention(const moon_tensor *out, const moon_tensor *q, const
   for (int64_t t = 0; t < q->shape[0]; t++)
     for (int64_t head = 0; head < n_heads; head++) {
       int64_t at = (t * n_heads + head) * d_head;
+      int64_t n_keys = position[t] < window ? position[t] + 1 : window;
+      int64_t first = position[t] + 1 - n_keys;
       attend((float *)moon_tensor_data(out) + at, (const float *)moon_tensor_data(q) + at, k, v,
-             head / group * n_ctx * d_head, position[t] + 1, scale, weights);
+             (head / group * n_ctx + first) * d_head, n_keys, scale, weights);
     }
   free(weights);
   return MOON_OK;
@@ -615,6 +623,7 @@ const moon_ops moon_ops_reference = {
     .upload = upload,
     .download = download,
     .sync = sync_nothing,
+    .memory = memory,
     .copy = copy,
     .fill = fill,
     .binary = binary,

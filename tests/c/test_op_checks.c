@@ -99,12 +99,12 @@ static void rows_without_a_largest(void **state) {
 static void llama(void **state) {
   (void)state;
   const moon_tensor *q = F32(1, 4, 8), *k = F32(3, 5, 8), *positions = TENSOR(I32, 1);
-  FAILS(moon_op_attention(q, q, k, k, positions, 1, MOON_ARITHMETIC_F32, &err), MOON_ESHAPE,
+  FAILS(moon_op_attention(q, q, k, k, positions, 0, 1, MOON_ARITHMETIC_F32, &err), MOON_ESHAPE,
         "attention: q [1, 4, 8] does not fit k [3, 5, 8]: n_heads is no multiple of n_kv_heads");
-  FAILS(
-      moon_op_attention(q, q, F32(2, 5, 16), F32(2, 5, 8), positions, 1, MOON_ARITHMETIC_F32, &err),
-      MOON_ESHAPE, "attention: q [1, 4, 8] does not fit k [2, 5, 16]: d_head is 8 and 16");
-  FAILS(moon_op_attention(q, q, F32(2, 5, 8), TENSOR(BF16, 2, 5, 8), positions, 1,
+  FAILS(moon_op_attention(q, q, F32(2, 5, 16), F32(2, 5, 8), positions, 0, 1, MOON_ARITHMETIC_F32,
+                          &err),
+        MOON_ESHAPE, "attention: q [1, 4, 8] does not fit k [2, 5, 16]: d_head is 8 and 16");
+  FAILS(moon_op_attention(q, q, F32(2, 5, 8), TENSOR(BF16, 2, 5, 8), positions, 0, 1,
                           MOON_ARITHMETIC_F32, &err),
         MOON_EDTYPE, "attention: v is bf16, expected f32");
   FAILS(moon_op_rope(q, q, F32(9, 8), F32(9, 8), positions, &err), MOON_ESHAPE,

@@ -44,7 +44,7 @@ typedef struct operand {
 typedef struct trial {
   operand operands[MAX_OPERANDS];
   int n_operands, op, variant;
-  int64_t limit, k;
+  int64_t limit, k, window;
   moon_edit_step steps[4];
   int n_steps;
   double atol, rtol; /* NaN matches NaN alone */
@@ -431,7 +431,8 @@ static void kv_append(trial *t) {
 }
 
 static moon_status call_attention(const moon_tensor *t, const trial *p, moon_err *err) {
-  return moon_op_attention(&t[0], &t[1], &t[2], &t[3], &t[4], 0.25f, (moon_arithmetic)p->op, err);
+  return moon_op_attention(&t[0], &t[1], &t[2], &t[3], &t[4], p->window, 0.25f,
+                           (moon_arithmetic)p->op, err);
 }
 
 /* The sum of two bf16 leaves 2^-17 of a query, so more of its scores. */
@@ -440,11 +441,17 @@ static void tolerate_attention(trial *t, int64_t d_head) {
   t->rtol = 2e-5;
 }
 
+/* 0: none; else from one key to more than there are. */
+static int64_t pick_window(int64_t n_ctx) {
+  return random_below(2) ? 0 : 1 + random_below(n_ctx + 3);
+}
+
 static void attention(trial *t) {
   int64_t M = pick_rows(), kv_heads = 1 + random_below(3), group = 1 + random_below(4);
   int64_t d_head = pick_width(), n_ctx = t->limit = 1 + random_below(random_below(3) ? 60 : 700);
   moon_dtype dtype = pick_weight();
   t->op = (int)random_below(2);
+  t->window = pick_window(n_ctx);
   add(t, "out", ROWS | OUT, MOON_F32, ZERO, 3, M, kv_heads * group, d_head);
   add(t, "q", ROWS, MOON_F32, NORMAL, 3, M, kv_heads * group, d_head);
   add(t, "k", 0, dtype, NORMAL, 3, kv_heads, n_ctx, d_head);
@@ -465,13 +472,15 @@ static void poison(operand *cache, int64_t first) {
 }
 
 /* A span of a prompt, somewhere in its session. Some row of the cache, now and then one that the
- * span's last rows see, has NaN, which no row before may notice. */
+ * span's last rows see, has NaN, which no row before may notice, nor one whose window begins later.
+ */
 static void prefill(trial *t) {
   static const int64_t rows[] = {1, 7, 64, 130}, groups[] = {1, 2, 4, 8};
   int64_t M = rows[random_below(4)], group = groups[random_below(M > 64 ? 2 : 4)];
   int64_t kv_heads = random_below(4) ? 1 : 2, d_head = 16 * (1 + random_below(8));
   t->k = random_below(2) ? random_below(150) : 0;
   int64_t n_ctx = t->k + M + random_below(80);
+  t->window = pick_window(random_below(2) ? n_ctx : 40);
   int64_t n_clean = random_below(2) ? t->k + M : t->k + random_below(M + 1);
   add(t, "out", ROWS | OUT, MOON_F32, ZERO, 3, M, kv_heads * group, d_head);
   add(t, "q", ROWS, MOON_F32, NORMAL, 3, M, kv_heads * group, d_head);

@@ -170,11 +170,13 @@ static void attends_to_the_past(void **state) {
   ok(moon_op_kv_append(cache, values, T(F32, LIST(1, 1 + log(3) / 2), 2, 1, 1),
                        T(F32, LIST(8, 16), 2, 1, 1), positions, &err));
   assert_values(values, LIST(8, 16, 0));
-  ok(moon_op_attention(out, q, cache, values, positions, 1, MOON_ARITHMETIC_F32, &err));
+  ok(moon_op_attention(out, q, cache, values, positions, 0, 1, MOON_ARITHMETIC_F32, &err));
   float got[4];
   ok(moon_tensor_read(out, got, &err));
   assert_true(got[0] == 8 && got[1] == 8 && got[2] == 12); /* itself; itself; the mean */
   assert_true(fabsf(got[3] - 14) < 1e-4f);                 /* weights 1/4 and 3/4 */
+  ok(moon_op_attention(out, q, cache, values, positions, 1, 1, MOON_ARITHMETIC_F32, &err));
+  assert_values(out, LIST(8, 8, 16, 16)); /* each sees itself alone */
 }
 
 static void activations(void **state) {

@@ -168,19 +168,21 @@ static void linears(const shape *s) {
 
 static moon_status call_attention(const trial *t, const moon_tensor *out, const moon_tensor *x,
                                   const moon_tensor *positions, moon_err *err) {
-  return moon_op_attention(out, x, &t->w, &t->v, positions, 0.1f, t->arithmetic, err);
+  return moon_op_attention(out, x, &t->w, &t->v, positions, t->k, 0.1f, t->arithmetic, err);
 }
 
 /* Positions from the cache's first to its last row, the last always among them. */
-static void attention(const shape *s, moon_dtype dtype, moon_arithmetic arithmetic) {
+static void attention(const shape *s, moon_dtype dtype, moon_arithmetic arithmetic,
+                      int64_t window) {
   moon_err err;
   int32_t positions[N_ROWS];
   int64_t n = N_ROWS, cache[] = {s->n_kv_heads, s->n_ctx, s->d_head};
-  trial t = {.call = call_attention, .arithmetic = arithmetic};
+  trial t = {.call = call_attention, .arithmetic = arithmetic, .k = window};
   for (int64_t i = 0; i < n; i++)
     positions[i] = (int32_t)((i + 1) * s->n_ctx / n - 1);
-  snprintf(t.name, sizeof t.name, "attention over %" PRId64 " %s positions, %s arithmetic",
-           s->n_ctx, moon_dtype_name(dtype), arithmetic == MOON_ARITHMETIC_F32 ? "f32" : "bf16");
+  snprintf(t.name, sizeof t.name,
+           "attention over %" PRId64 " %s positions, window %" PRId64 ", %s arithmetic", s->n_ctx,
+           moon_dtype_name(dtype), window, arithmetic == MOON_ARITHMETIC_F32 ? "f32" : "bf16");
   t.x = random_tensor(MOON_F32, (int64_t[]){n, s->n_heads, s->d_head}, 3);
   t.out = random_tensor(MOON_F32, (int64_t[]){n, s->n_heads, s->d_head}, 3);
   t.w = random_tensor(dtype, cache, 3);
@@ -244,9 +246,12 @@ static moon_status use_backend(const char *name, moon_err *err) {
 static void check_backend(const shape *s) {
   int failures = n_failures;
   linears(s);
-  attention(s, MOON_BF16, MOON_ARITHMETIC_F32);
-  attention(s, MOON_BF16, MOON_ARITHMETIC_BF16);
-  attention(s, MOON_F32, MOON_ARITHMETIC_F32);
+  for (int windowed = 0; windowed < 2; windowed++) {
+    int64_t window = windowed ? s->n_ctx / 3 : 0;
+    attention(s, MOON_BF16, MOON_ARITHMETIC_F32, window);
+    attention(s, MOON_BF16, MOON_ARITHMETIC_BF16, window);
+    attention(s, MOON_F32, MOON_ARITHMETIC_F32, window);
+  }
   rms_norm(s);
   softmax(s);
   activate(s);

@@ -325,7 +325,9 @@ static void refuses_foreign_files(void **state) {
   assert_string_equal(err.text, "missing: No such file or directory");
   assert_int_equal(moon_checkpoint_open(&checkpoint, ".", &err), MOON_ENOENT);
   assert_string_equal(
-      err.text, ".: neither model.safetensors nor model.safetensors.index.json in this folder");
+      err.text,
+      ".: none of model.safetensors, model.safetensors.index.json, pytorch_model.bin and "
+      "pytorch_model.bin.index.json in this folder");
 }
 
 #define A "{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}"

@@ -58,6 +58,7 @@ cp -r lua/moonscope "$folder/share/lua/5.4/"
 cp "$(where_is path argparse)" "$folder/share/lua/5.4/"
 cp -r examples/tiny "$folder/examples/"
 cp -r tests/fixtures/tiny/golden "$folder/tests/fixtures/tiny/"
+cp -r tests/fixtures/family "$folder/tests/fixtures/"
 cp tests/gpu/*.lua tests/gpu/*.py "$folder/tests/gpu/"
 cp tests/gpu/run.sh LICENSE "$folder/"
 cat >"$folder/moonscope" <<'LAUNCHER'

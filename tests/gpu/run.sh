@@ -113,6 +113,7 @@ RESERVE_S=200 # for the benchmarks
 step "conformance" 120 bin/test_ops "$backend"
 step "golden numbers" 90 bin/test_golden "$backend"
 step "golden text and edits" 60 ./moonscope tests/gpu/golden.lua "$device" "$logs/first.safetensors"
+step "the family's golden numbers" 60 ./moonscope tests/gpu/family.lua "$device"
 step "rows 1, 7, 128" 90 bin/test_rows "$backend" "${rows[@]}"
 step "same again" 60 ./moonscope tests/gpu/golden.lua "$device" "$logs/second.safetensors"
 [ "$device" = cpu ] || step "a step is one graph" 30 bin/graph "$device" examples/tiny

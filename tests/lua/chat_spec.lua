@@ -3,6 +3,8 @@
 local chat = require "moonscope.chat"
 local ms = require "moonscope"
 
+local FORMATS = "llama2, llama3, llama3.1, mistral, zephyr, chatml, qwen2 or qwen2.5"
+
 local function user(content) return { role = "user", content = content } end
 
 describe("chat.recognize", function()
@@ -14,12 +16,12 @@ describe("chat.recognize", function()
   end)
 
   it("says how to name the format where it knows none", function()
-    local format, message, code = chat.recognize "<|im_start|>{{ message.role }}"
-    assert.same({ nil, "unknown chat template; name a format with --chat-format: llama3 or llama3.1", "EUNSUPPORTED" },
+    local format, message, code = chat.recognize "<start_of_turn>{{ message.role }}"
+    assert.same({ nil, "unknown chat template: give tokenizer:chat a format, one of " .. FORMATS, "EUNSUPPORTED" },
       { format, message, code })
     format, message, code = chat.recognize(nil)
     assert.same({ nil, "EUNSUPPORTED" }, { format, code })
-    assert.equal("the tokenizer has no chat template; name a format with --chat-format: llama3 or llama3.1", message)
+    assert.equal("the tokenizer has no chat template: give tokenizer:chat a format, one of " .. FORMATS, message)
   end)
 end)
 
@@ -42,6 +44,16 @@ describe("chat.render", function()
       "Cutting Knowledge Date: December 2023\nToday Date: 1 May 2025\n\nBe brief.<|eot_id|>" ..
       '<|start_header_id|>ipython<|end_header_id|>\n\n"a \\"b\\"\\n"<|eot_id|>', text)
     assert.matches("Today Date: 26 Jul 2024\n\n<|eot_id|>", chat.render({ user "x" }, { format = "llama3.1" }), 1, true)
+  end)
+
+  it("refuses turns that a format has no place for", function()
+    local function refused(format, messages) return select(2, pcall(chat.render, messages, { format = format })) end
+    assert.equal("chat: format llama2: messages[2].role: found user, expected assistant (they take turns)",
+      refused("llama2", { user "a", user "b" }))
+    assert.equal("chat: format mistral: messages[1].role: found system, expected user (they take turns)",
+      refused("mistral", { { role = "system", content = "a" }, user "b" }))
+    assert.equal("chat: format zephyr: messages[1].role: found tool, expected system, user or assistant",
+      refused("zephyr", { { role = "tool", content = "a" } }))
   end)
 
   it("trims what Python calls white space, in linear time", function()
@@ -80,7 +92,7 @@ describe("chat.render", function()
 
   it("refuses a format that it does not know", function()
     local ok, message = pcall(chat.render, { user "Hi" }, { format = "llama9" })
-    assert.same({ false, "chat: unknown format llama9, expected llama3 or llama3.1" }, { ok, message })
+    assert.same({ false, "chat: unknown format llama9, expected " .. FORMATS }, { ok, message })
   end)
 end)
 

@@ -76,7 +76,8 @@ describe("ms.open", function()
     for _, case in ipairs {
       { "no/such/file.pth", "ENOENT", "no/such/file.pth: No such file or directory" },
       { "/dev/zero", "EINVAL", "/dev/zero: not a regular file" },
-      { "src", "ENOENT", "src: neither model.safetensors nor model.safetensors.index.json in this folder" },
+      { "src", "ENOENT", "src: none of model.safetensors, model.safetensors.index.json, "
+        .. "pytorch_model.bin and pytorch_model.bin.index.json in this folder" },
       { folder .. "/text.pth", "EFORMAT", folder
         .. "/text.pth: not a checkpoint of a known format; its 9 bytes start with 6a 75 73 74 20 74 65 78" },
       { folder .. "/cut.pth", "EFORMAT", ("%s/cut.pth: no zip directory at the end of its %d bytes (truncated, or "

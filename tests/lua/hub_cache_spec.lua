@@ -310,6 +310,23 @@ describe("a model", function()
     assert.equal(before + 5, #mock.requests())
   end)
 
+  it("has PyTorch's weights where it has no others", function()
+    local FAMILY = "tests/fixtures/family/"
+    local function repo(member)
+      local files = {}
+      for _, name in ipairs(fixtures.names(FAMILY .. member)) do
+        files[name] = { uv.cwd() .. "/" .. FAMILY .. member .. "/" .. name, lfs = name:find "%.bin$" ~= nil }
+      end
+      return mock.repo(files)
+    end
+    mock.scenario { repos = { ["a/whole"] = repo "qwen2", ["a/shards"] = repo "llama2" } }
+    assert.is_nil(require("moonscope.hub.resolve").local_model "a/whole")
+    assert(ms.load_model "a/whole"):close()
+    assert.matches("/snapshots/", require("moonscope.hub.resolve").local_model "a/whole")
+    assert.equal(4, #assert(ms.download "a/shards"))
+    assert(ms.load_model "a/shards"):close()
+  end)
+
   local INDEX = "model.safetensors.index.json"
 
   ---The same in two shards.
@@ -399,8 +416,8 @@ describe("a model", function()
     mock.scenario { repos = { ["a/b"] = mock.repo { ["weights.pt"] = { mock.content(10) } } } }
     local model, message, code = ms.load_model "a/b"
     assert.same({ nil, "EUNSUPPORTED" }, { model, code })
-    assert.equal("a/b: no such file or folder here, and from the hub: a/b: expected config.json and model.safetensors "
-      .. "or its index, found: weights.pt", message)
+    assert.equal("a/b: no such file or folder here, and from the hub: a/b: expected config.json and model.safetensors, "
+      .. "pytorch_model.bin or an index, found: weights.pt", message)
     local paths
     paths, message = ms.download "a/b"
     assert.is_nil(paths)

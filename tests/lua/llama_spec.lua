@@ -97,8 +97,9 @@ describe("load_model", function()
     assert.matches("FOLDER", message)
     assert.equal("ENOENT", code)
 
-    message, code = refused { ["config.json"] = fixtures.config("LlamaForCausalLM", "MistralForCausalLM") }
-    assert.equal("FOLDER: config.json: architectures: found MistralForCausalLM, expected LlamaForCausalLM", message)
+    message, code = refused { ["config.json"] = fixtures.config("LlamaForCausalLM", "MixtralForCausalLM") }
+    assert.equal("FOLDER: config.json: architectures: found MixtralForCausalLM, expected LlamaForCausalLM, "
+      .. "MistralForCausalLM, Qwen2ForCausalLM or Qwen3ForCausalLM", message)
     assert.equal("EUNSUPPORTED", code)
 
     message, code = refused { ["config.json"] = fixtures.config('"hidden_size": 128', '"hidden_size": 64') }
@@ -116,6 +117,19 @@ describe("load_model", function()
 
     message = refused { ["config.json"] = fixtures.config('"llama3"', '"yarn"') }
     assert.equal("FOLDER: config.json: rope_scaling.rope_type: found yarn, expected llama3, linear or default", message)
+
+    local function windowed(fields)
+      return refused { ["config.json"] = fixtures.config("LlamaForCausalLM", "Qwen2ForCausalLM")
+        :gsub('"mlp_bias": false', '"use_sliding_window": true, ' .. fields) }
+    end
+    assert.equal("FOLDER: config.json: max_window_layers: found nothing, expected a whole number",
+      (windowed '"sliding_window": 8'))
+    assert.equal("FOLDER: config.json: sliding_window: found 0, expected a positive whole number",
+      (windowed '"sliding_window": 0'))
+    message, code = windowed '"layer_types": ["sliding_attention", "linear_attention"]'
+    assert.equal('FOLDER: config.json: layer_types: found "linear_attention", expected "full_attention" or '
+      .. '"sliding_attention" for each layer', message)
+    assert.equal("EUNSUPPORTED", code)
 
     message, code = refused { ["config.json"] = fixtures.config('"mlp_bias": false', '"quantization_config": {}') }
     assert.equal("FOLDER: config.json: quantization_config: found {}, expected none: quantized weights cannot be used",

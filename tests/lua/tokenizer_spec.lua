@@ -22,7 +22,7 @@ describe("ms.load_tokenizer", function()
     assert.same({ nil, "/nowhere/tokenizer.json: No such file or directory", "ENOENT" }, { tokenizer, message, code })
     tokenizer, message, code = ms.load_tokenizer "examples/tiny/tokenizer_config.json"
     assert.same({ nil, "EUNSUPPORTED" }, { tokenizer, code })
-    assert.equal("examples/tiny/tokenizer_config.json: model: null, expected BPE (byte-level, as Llama 3 has it)",
+    assert.equal("examples/tiny/tokenizer_config.json: model: null, expected BPE (as Llama has it)",
       message)
   end)
 
@@ -33,7 +33,7 @@ describe("ms.load_tokenizer", function()
     assert.is_nil(tokenizer.chat_template)
     local ok, message = pcall(tokenizer.chat, tokenizer, { { role = "user", content = "Hi" } })
     assert.is_false(ok)
-    assert.matches("^chat: the tokenizer has no chat template; name a format with %-%-chat%-format", message)
+    assert.matches("^chat: the tokenizer has no chat template: give tokenizer:chat a format, one of ", message)
     assert.truthy(tokenizer:chat({ { role = "user", content = "Hi" } }, { format = "llama3" }))
     tokenizer:close()
 
@@ -192,5 +192,177 @@ describe("a tokenizer", function()
     assert.error_matches(function() other:encode "a" end, "tokenizer: closed")
     assert.error_matches(function() other:n_vocab() end, "tokenizer: closed")
     assert.error_matches(function() stream:feed(64) end, "decoder: closed")
+  end)
+end)
+
+describe("a tokenizer of characters", function()
+  local PIECES = "tests/fixtures/sentencepiece"
+  local tokenizer
+
+  setup(function() tokenizer = assert(ms.load_tokenizer(PIECES)) end)
+  teardown(function() tokenizer:close() end)
+
+  ---The file with a field set, as a tokenizer or nil, message, code.
+  local function variant(change)
+    local folder, file = fixtures.folder(), assert(json.read(PIECES .. "/tokenizer.json"))
+    file.pre_tokenizer = nil
+    change(file)
+    fixtures.write(folder .. "/tokenizer.json", json.encode(file))
+    local other, message, code = ms.load_tokenizer(folder)
+    fixtures.remove(folder)
+    return other, message and message:gsub("^.*/tokenizer.json: ", ""), code
+  end
+
+  it("gives back any text", function()
+    math.randomseed(2)
+    local parts = {
+      "the fox", " ", "  ", "\n", "\u{e9}", "\u{4f60}\u{597d}", "\u{1f600}", "\xff", "\xe2\x96", "</s>", "<0x0A>",
+      "e\u{301}",
+    }
+    for _ = 1, 500 do
+      local text = ""
+      for _ = 1, math.random(12) do text = text .. parts[math.random(#parts)] end
+      local ids, offsets = tokenizer:encode(text, { special = false, offsets = true })
+      assert.equal(text, tokenizer:decode(ids))
+      local last = 0
+      for i, id in ipairs(ids) do
+        local first, piece = offsets[i][1], text:sub(offsets[i][1], offsets[i][2])
+        assert.equal(last + 1, first)
+        assert.equal(tokenizer:token(id), i == 1 and " " .. piece or piece)
+        last = offsets[i][2]
+      end
+      assert.equal(#text, last)
+    end
+  end)
+
+  it("puts a space in front, and takes U+2581 for one", function()
+    assert.same({ tokenizer:id " the" }, tokenizer:encode "the")
+    assert.same({ 1, tokenizer:id " the", 2, tokenizer:id " the" }, tokenizer:encode("the</s>the", { bos = true }))
+    assert.equal("<s> the</s> the", tokenizer:decode(tokenizer:encode("<s>the</s>the")))
+    assert.equal("the the", tokenizer:decode(tokenizer:encode "the\u{2581}the"))
+    assert.same({ 3 + 10 }, { tokenizer:id "\n" })
+    assert.equal("\n", tokenizer:token(13))
+    local first <close> = assert(variant(function(file)
+      file.normalizer = nil
+      file.pre_tokenizer = { type = "Metaspace", replacement = "\u{2581}", prepend_scheme = "first", split = false }
+    end))
+    assert.same({ first:id " the", 2, first:id "t", first:id "he" }, first:encode "the</s>the")
+  end)
+
+  it("never makes a token with a plain space, which an added one may name", function()
+    local function with_space(file) file.model.vocab[" the"] = 900 end
+    do
+      local other <close> = assert(variant(with_space))
+      assert.same({ 900, " the" }, { other:n_vocab() - 1, other:token(900) })
+      assert.same(tokenizer:encode "the the", other:encode "the the")
+    end
+    local function add(id)
+      return variant(function(file)
+        with_space(file)
+        table.insert(file.added_tokens, { id = id, content = " the", special = false })
+      end)
+    end
+    local other <close> = assert(add(900))
+    local ids = other:encode "to the"
+    assert.equal(900, ids[#ids])
+    assert.same({ nil, "added_tokens[3]: id 901 disagrees with model.vocab or an earlier one", "EFORMAT" },
+      { add(901) })
+  end)
+
+  it("refuses what is there twice, bytes included (P7)", function()
+    local text = fixtures.read(PIECES .. "/tokenizer.json")
+    for token, message in pairs {
+      ["<0x0A>"] = '"<0x0A>" is there twice', ["\u{2581}the"] = '"\u{2581}the" is there twice',
+    } do
+      local folder = fixtures.folder()
+      fixtures.write(folder .. "/tokenizer.json", (text:gsub('"vocab":%s*{', '%0"' .. token .. '":900,', 1)))
+      local other, found, code = ms.load_tokenizer(folder)
+      fixtures.remove(folder)
+      assert.same({ nil, "EFORMAT" }, { other, code })
+      assert.matches("model.vocab: " .. message, found, 1, true)
+    end
+  end)
+
+  it("goes on behind a special token of a chat, in a long turn as in a short one", function()
+    local first <close> = assert(variant(function(file)
+      file.normalizer = nil
+      file.pre_tokenizer = { type = "Metaspace", replacement = "\u{2581}", prepend_scheme = "first", split = false }
+    end))
+    for _, n in ipairs { 1, 20000 } do
+      local content = ("the"):rep(n)
+      local ids = first:chat({ { role = "user", content = content } }, { format = "llama2" })
+      assert.equal("<s>[INST] " .. content .. " [/INST]", first:decode(ids))
+      assert.equal("[", first:token(ids[2]))
+    end
+  end)
+
+  it("takes linear time", function()
+    for _, unit in ipairs { "a", " ", " the", "\u{301}", "\u{1f600}" } do
+      local text, start = unit:rep((1 << 20) // #unit), os.clock()
+      assert.equal(text, tokenizer:decode(tokenizer:encode(text)))
+      assert.is_true(os.clock() - start < 20)
+    end
+  end)
+
+  local bad = {
+    { function(f) f.normalizer = { type = "NFC" } end, "normalizer: NFC, expected Replace of spaces by U+2581" },
+    { function(f) f.normalizer.normalizers[1].prepend = "x" end,
+      "normalizer: Prepend, expected Prepend of U+2581, then Replace" },
+    { function(f) f.pre_tokenizer = { type = "ByteLevel" } end,
+      "pre_tokenizer: ByteLevel, expected none beside a normalizer" },
+    { function(f) f.normalizer = nil end, "pre_tokenizer: null, expected Metaspace with U+2581" },
+    { function(f)
+      f.normalizer, f.pre_tokenizer = nil, { type = "Metaspace", replacement = "\u{2581}", prepend_scheme = "always" }
+    end, "pre_tokenizer Metaspace: split, expected one that splits nothing" },
+    { function(f)
+      f.normalizer, f.pre_tokenizer = nil, { type = "Metaspace", replacement = "\u{2581}", split = false }
+    end, "pre_tokenizer Metaspace: no prepend_scheme, expected never, first or always" },
+    { function(f) f.decoder.decoders[4].start = 2 end,
+      "decoder: Sequence, expected Replace, ByteFallback, Fuse and a Strip of one space" },
+    { function(f) f.model.ignore_merges = true end,
+      "model: ignore_merges, expected a BPE with byte_fallback without it" },
+    { function(f) f.model.vocab["<0x41>"] = nil end, "model.vocab: no token for byte 0x41, expected one for each" },
+    { function(f)
+      f.model.vocab["\u{2581}"] = nil
+      f.model.merges = json.array {}
+    end, "model.vocab: no token for U+2581, the space" },
+  }
+  for i = 1, #bad do
+    it("refuses what it does not do " .. i, function()
+      local other, message, code = variant(bad[i][1])
+      assert.same({ nil, "EUNSUPPORTED" }, { other, code })
+      assert.matches(bad[i][2], message, 1, true)
+    end)
+  end
+end)
+
+describe("a tokenizer that normalizes", function()
+  it("takes text in form C, and tells where it was", function()
+    local folder, file = fixtures.folder(), assert(json.read(FOLDER .. "/tokenizer.json"))
+    file.normalizer = { type = "NFC" }
+    fixtures.write(folder .. "/tokenizer.json", json.encode(file))
+    local tokenizer <close> = assert(ms.load_tokenizer(folder))
+    fixtures.remove(folder)
+    local text = "a e\u{301} \xff\u{212b}b"
+    local ids, offsets = tokenizer:encode(text, { offsets = true })
+    assert.equal("a \u{e9} \xff\u{c5}b", tokenizer:decode(ids))
+    assert.same(tokenizer:encode "a \u{e9} \xff\u{c5}b", ids)
+    assert.equal(#text, offsets[#ids][2])
+    local last = 0
+    for _, place in ipairs(offsets) do
+      assert.equal(last + 1, place[1])
+      last = place[2]
+    end
+    -- a character of two tokens: the first of them has no place of its own in the text
+    ids, offsets = tokenizer:encode("a g\u{30c}b", { offsets = true })
+    assert.same({ "a", " ", "\u{1e7}", "b" }, {
+      tokenizer:token(ids[1]), tokenizer:token(ids[2]), tokenizer:decode { ids[3], ids[4] }, tokenizer:token(ids[5]) })
+    assert.same({ { 1, 1 }, { 2, 2 }, { 3, 2 }, { 3, 5 }, { 6, 6 } }, offsets)
+    local marks = ("\u{301}\u{316}"):rep(1 << 18)
+    assert.error_matches(function() tokenizer:encode(marks) end, "more than 512 combining marks in a row", 1, true)
+    local many = ("e\u{301}"):rep(1 << 19)
+    local start = os.clock()
+    assert.equal(("\u{e9}"):rep(1 << 19), tokenizer:decode(tokenizer:encode(many)))
+    assert.is_true(os.clock() - start < 20)
   end)
 end)

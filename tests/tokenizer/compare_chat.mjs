@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // node compare_chat.mjs MOONSCOPE: generated conversations against the chat templates, rendered by
 // @huggingface/jinja, and their ids against @huggingface/tokenizers.
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { Template } from "@huggingface/jinja";
 import { Tokenizer } from "@huggingface/tokenizers";
 import { Report, ask, below, pick, randomText, readJson, root } from "./common.mjs";
@@ -65,3 +66,59 @@ conversations.forEach((conversation, i) => {
   }
 });
 report.end("chat");
+
+// The other formats, each with a tokenizer of its kind.
+function randomTurns(format) {
+  const alternates = format === "llama2" || format === "mistral";
+  const messages = format !== "mistral" && below(2) ? [{ role: "system", content: randomContent() }] : [];
+  const roles = ["user", "assistant", "system"];
+  for (let n = 1 + below(4), i = 0; i < n; i++) {
+    messages.push({ role: alternates ? roles[i % 2] : pick(roles), content: randomContent() });
+  }
+  return { messages, opts: { format, add_generation_prompt: below(2) === 0 } };
+}
+
+function compareFormat(format, at, special) {
+  const source = readFileSync(`${root}tests/tokenizer/${format}.jinja`, "utf8");
+  const template = new Template(source);
+  const { bos_token, eos_token } = readJson(at + "/tokenizer_config.json");
+  const oracle = new Tokenizer(readJson(at + "/tokenizer.json"), readJson(at + "/tokenizer_config.json"));
+  const some = Array.from({ length: 400 }, () => randomTurns(format));
+  const all = ask(program, at, [{ template: source }, ...some]);
+  const found = new Report();
+  found.same(format + ": recognized", all.shift(), { format });
+  some.forEach(({ messages, opts }, i) => {
+    const what = JSON.stringify({ messages, opts });
+    const { text, ids } = all[i];
+    const { add_generation_prompt } = opts;
+    found.same(what, text, template.render({ messages, bos_token, eos_token, add_generation_prompt }));
+    if (messages.some(({ content }) => special.test(content))) return;
+    const whole = oracle.encode(text, { add_special_tokens: format === "zephyr" }).ids;
+    found.same(`${what}: ids`, ids, format.match(/chatml|qwen/) ? [ids[0], ...whole] : whole);
+  });
+  found.end("chat, " + format);
+}
+
+for (const format of ["llama2", "mistral", "zephyr"]) compareFormat(format, root + "tests/fixtures/sentencepiece", /<s>|<\/s>|<unk>/);
+
+// Newer files put a space in front of a whole text only, not behind a special token.
+function inFolder(file, use) {
+  const at = mkdtempSync(tmpdir() + "/moonscope-chat-");
+  writeFileSync(at + "/tokenizer.json", JSON.stringify(file));
+  writeFileSync(at + "/tokenizer_config.json", JSON.stringify(file.config));
+  try {
+    use(at);
+  } finally {
+    rmSync(at, { recursive: true });
+  }
+}
+const pieces = readJson(root + "tests/fixtures/sentencepiece/tokenizer.json");
+pieces.config = readJson(root + "tests/fixtures/sentencepiece/tokenizer_config.json");
+pieces.normalizer = null;
+pieces.pre_tokenizer = { type: "Metaspace", replacement: "\u2581", prepend_scheme: "first", split: false };
+inFolder(pieces, (at) => ["llama2", "mistral", "zephyr"].forEach((format) => compareFormat(format, at, /<s>|<\/s>|<unk>/)));
+
+const chatml = readJson(folder + "/tokenizer.json");
+chatml.config = { ...config, chat_template: undefined };
+["<|im_start|>", "<|im_end|>"].forEach((content, i) => (chatml.added_tokens[i + 1].content = content));
+inFolder(chatml, (at) => ["chatml", "qwen2", "qwen2.5"].forEach((format) => compareFormat(format, at, /<\|/)));

@@ -47,6 +47,20 @@ function M.model(name, opts)
   return path
 end
 
+---The folder of a model that is on this disk: nothing is downloaded.
+---@param name string  as of `model`
+---@return string? path
+---@return string? message
+---@return string? code
+function M.local_model(name)
+  local repo, revision, message = repo_of(name)
+  if not repo then return name end
+  if not revision then return nil, message, "EINVAL" end
+  local path, why, code = run.with({}, snapshot.cached_model, repo, revision)
+  if not path then return with_hub(name, why, code) end
+  return path
+end
+
 ---The folder of a tokenizer.
 ---@param name string  a folder, a tokenizer.json, "ns/name" or "ns/name@revision"
 ---@return string? path

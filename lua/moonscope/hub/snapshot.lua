@@ -12,7 +12,12 @@ local remote = require "moonscope.hub.remote"
 local M = {}
 
 local AT_ONCE = 4 -- files
-local INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+
+---What a model's weights are called, the first that a repository has: safetensors, else PyTorch's pickles.
+local FORMS = {
+  { index = "model.safetensors.index.json", single = "model.safetensors" },
+  { index = "pytorch_model.bin.index.json", single = "pytorch_model.bin" },
+}
 local TOKENIZER, TEMPLATE = "tokenizer.json", "tokenizer_config.json"
 
 local function fail(message, code) return nil, { message = message, code = code } end
@@ -25,15 +30,15 @@ end
 -- Models
 
 ---What a model has besides its weights.
-local function is_description(file)
+local function is_description(file, form)
   return file == "config.json" or file == "generation_config.json" or file == "special_tokens_map.json"
-    or file == INDEX or file:find "^tokenizer[^/]*$" ~= nil or file:find "^chat_template[^/]*$" ~= nil
+    or file == form.index or file:find "^tokenizer[^/]*$" ~= nil or file:find "^chat_template[^/]*$" ~= nil
 end
 
 ---The files with weights, by the folder's index, else the one that needs none.
-local function weights_of(folder)
-  local path = folder .. "/" .. INDEX
-  if not is_there(path) then return { SINGLE } end
+local function weights_of(folder, form)
+  local path = folder .. "/" .. form.index
+  if not is_there(path) then return { form.single } end
   local index, message, code = json.read(path)
   if index == nil then return fail(message, code) end
   local map = type(index) == "table" and index.weight_map
@@ -50,13 +55,20 @@ local function weights_of(folder)
   return list
 end
 
----Whether a folder has all that a model needs.
-local function is_whole(folder)
-  local weights = is_there(folder .. "/config.json") and weights_of(folder)
-  for _, file in ipairs(weights or {}) do
+local function has_all(folder, files)
+  for _, file in ipairs(files or {}) do
     if not is_there(folder .. "/" .. file) then return false end
   end
-  return weights and true or false
+  return files ~= nil
+end
+
+---Whether a folder has all that a model needs.
+local function is_whole(folder)
+  if not is_there(folder .. "/config.json") then return false end
+  for _, form in ipairs(FORMS) do
+    if has_all(folder, weights_of(folder, form)) then return true end
+  end
+  return false
 end
 
 local function contains(list, name)
@@ -66,18 +78,25 @@ local function contains(list, name)
   return false
 end
 
+---The form of a model's weights; nil where the repository is none.
+local function form_of(list)
+  for _, form in ipairs(contains(list, "config.json") and FORMS or {}) do
+    if contains(list, form.index) or contains(list, form.single) then return form end
+  end
+end
+
 ---Downloads a model's files at a commit: its folder, and their paths. The weights come last, so that a
 ---folder that has them is whole.
-local function fetch_model(run, repo, commit, list)
+local function fetch_model(run, repo, commit, list, form)
   local descriptions = {}
   for _, entry in ipairs(list) do
-    if is_description(entry.path) then descriptions[#descriptions + 1] = entry.path end
+    if is_description(entry.path, form) then descriptions[#descriptions + 1] = entry.path end
   end
   local paths, failure = fetch.files(run, AT_ONCE, repo, commit, descriptions)
   if not paths then return nil, failure end
   local folder = run.cache:snapshot(repo, commit)
   local weights, more
-  weights, failure = weights_of(folder)
+  weights, failure = weights_of(folder, form)
   if not weights then return nil, failure end
   more, failure = fetch.files(run, AT_ONCE, repo, commit, weights)
   if not more then return nil, failure end
@@ -135,15 +154,26 @@ function M.model(run, repo, revision)
   if folder and is_whole(folder) then return folder end
   local commit, list = look_up(run, repo, revision)
   if not commit then return nil, list end
-  if not contains(list, "config.json") or not (contains(list, INDEX) or contains(list, SINGLE)) then
-    return fail(("%s: expected config.json and %s or its index, found: %s"):format(repo.name, SINGLE, names_of(list)),
-      "EUNSUPPORTED")
+  local form = form_of(list)
+  if not form then
+    return fail(("%s: expected config.json and %s, %s or an index, found: %s"):format(repo.name, FORMS[1].single,
+      FORMS[2].single, names_of(list)), "EUNSUPPORTED")
   end
   local failure
-  folder, failure = fetch_model(run, repo, commit, list)
+  folder, failure = fetch_model(run, repo, commit, list, form)
   if not folder then return nil, failure end
   run.cache:set_commit(repo, revision, commit)
   return folder
+end
+
+---The folder of a model that is in the cache, whole; nothing is downloaded.
+---@return string? folder
+---@return moonscope.hub.Failure?
+function M.cached_model(run, repo, revision)
+  local commit = run.cache:commit_of(repo, revision)
+  local folder = commit and run.cache:snapshot(repo, commit)
+  if folder and is_whole(folder) then return folder end
+  return fail(("%s: not in the cache (moonscope download %s)"):format(repo.name, repo.name), "ENOENT")
 end
 
 ---The folder with a model's tokenizer, which needs none of its weights.
@@ -185,8 +215,9 @@ function M.all(run, repo, revision)
   local commit, list = look_up(run, repo, revision)
   if not commit then return nil, list end
   local paths, folder
-  if contains(list, "config.json") and (contains(list, INDEX) or contains(list, SINGLE)) then
-    folder, paths = fetch_model(run, repo, commit, list)
+  local form = form_of(list)
+  if form then
+    folder, paths = fetch_model(run, repo, commit, list, form)
     if not folder then return nil, paths end
   else
     local failure

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 /*
- * out[t][h] := softmax(scale q k^T) v over the keys 0 .. positions[t], everything in f32, without
- * the matrix of scores in memory. BF16 arithmetic over a bf16 cache is attention_bf16.cu's.
+ * out[t][h] := softmax(scale q k^T) v over the keys 0 .. positions[t], or the last `window` of them,
+ * everything in f32, without the matrix of scores in memory. BF16 arithmetic over a bf16 cache is attention_bf16.cu's.
  *
  * The keys of a head are cut into runs of RUN, always at the same places. Within a run a softmax
- * goes over tiles of 32 keys, correcting what it has when a larger score comes; runs are then
- * merged in order. So the order of every sum depends on the position alone, and it is the same in
+ * goes over tiles of 32 keys, correcting what it has when a larger score comes; those runs that a
+ * query sees something of are then merged in order. So the order of every sum depends on the position alone, and it is the same in
  * both ways of sharing the work:
  *
  * - few rows (decode): a block per run writes the run's part to memory, and a second kernel merges
@@ -16,6 +16,8 @@
  * The queries of a kv head are numbered [row][head of its group]; a warp owns QUERIES of them, a
  * lane the dims lane, lane + 32, ...: SLOTS of them.
  */
+#include <limits.h>
+
 #include "tensor/cuda/attention.cuh"
 
 enum { TILE = WARP, RUN = 64, WARPS = THREADS / WARP, FEW_ROWS = 16, MOST_D_HEAD = 512 };
@@ -120,16 +122,16 @@ __device__ static void load_queries(float *to, const attention_call &c, int64_t 
  * the key. d runs upward. */
 template <int QUERIES>
 __device__ __forceinline__ void score_tile(float *scores, const float *q, const float *k,
-                                           int padded, float scale, int key, const int *n_keys) {
+                                           const attention_call &c, int key, const int *n_keys) {
 #pragma unroll
   for (int i = 0; i < QUERIES; i++)
     scores[i] = 0;
 #pragma unroll 2
-  for (int d = 0; d < padded; d += 4) {
+  for (int d = 0; d < c.padded; d += 4) {
     float4 b = *(const float4 *)(k + d);
 #pragma unroll
     for (int i = 0; i < QUERIES; i++) {
-      float4 a = *(const float4 *)(q + i * padded + d);
+      float4 a = *(const float4 *)(q + i * c.padded + d);
       scores[i] = fmaf(a.x, b.x, scores[i]);
       scores[i] = fmaf(a.y, b.y, scores[i]);
       scores[i] = fmaf(a.z, b.z, scores[i]);
@@ -138,7 +140,7 @@ __device__ __forceinline__ void score_tile(float *scores, const float *q, const 
   }
 #pragma unroll
   for (int i = 0; i < QUERIES; i++)
-    scores[i] = key < n_keys[i] ? scale * scores[i] : -INFINITY;
+    scores[i] = sees(c, n_keys[i], key) ? c.scale * scores[i] : -INFINITY;
 }
 
 /* The tile that begins at key `first`, into the state of its run. */
@@ -149,7 +151,7 @@ __device__ __forceinline__ void attend_tile(state<QUERIES, SLOTS> *s, const shar
   float *weights = tiles.weights + warp * TILE * QUERIES;
   float scores[QUERIES];
   score_tile<QUERIES>(scores, tiles.q + warp * QUERIES * c.padded, tiles.k + lane * tiles.stride,
-                      c.padded, c.scale, first + lane, n_keys);
+                      c, first + lane, n_keys);
 #pragma unroll
   for (int i = 0; i < QUERIES; i++) {
     float top = warp_reduce(scores[i], max_of());
@@ -171,27 +173,35 @@ __device__ __forceinline__ void attend_tile(state<QUERIES, SLOTS> *s, const shar
       v[j] = lane + j * WARP < c.padded ? tiles.v[key * tiles.stride + lane + j * WARP] : 0;
 #pragma unroll
     for (int i = 0; i < QUERIES; i++)
-      if (first + key < n_keys[i]) /* not 0 * v: a later row's v may be no number */
+      if (sees(c, n_keys[i], first + key)) /* not 0 * v: an unseen row's v may be no number */
 #pragma unroll
         for (int j = 0; j < SLOTS; j++)
           s->y[i][j] = fmaf(weights[key * QUERIES + i], v[j], s->y[i][j]);
   }
 }
 
-/* Keys that each of the warp's queries sees, 0 for a query that is not there; returns the most that
- * one of the block's sees. */
+/* Keys that some of a block's queries see: from the begin of a run. */
+struct key_range {
+  int begin, end;
+};
+
+/* Keys up to the position of each of the warp's queries, 0 for a query that is not there. */
 template <int QUERIES>
-__device__ __forceinline__ int count_keys(int *n_keys, const attention_call &c, int64_t first) {
-  int most = 0, warp = (int)threadIdx.x / WARP;
+__device__ __forceinline__ key_range count_keys(int *n_keys, const attention_call &c,
+                                                int64_t first) {
+  int least = INT_MAX, most = 0, warp = (int)threadIdx.x / WARP;
   int64_t last = (first + WARPS * QUERIES - 1) / c.group;
-  for (int64_t t = first / c.group; t <= last && t < c.n_tok; t++)
-    most = c.positions[t] >= most ? c.positions[t] + 1 : most;
+  for (int64_t t = first / c.group; t <= last && t < c.n_tok; t++) {
+    int n = c.positions[t] + 1, seen = first_seen(c, n);
+    most = n > most ? n : most;
+    least = seen < least ? seen : least;
+  }
 #pragma unroll
   for (int i = 0; i < QUERIES; i++) {
     int64_t t = (first + warp * QUERIES + i) / c.group;
     n_keys[i] = t < c.n_tok ? c.positions[t] + 1 : 0;
   }
-  return most;
+  return {most > 0 ? least / RUN * RUN : 0, most};
 }
 
 /* The run from key `first`, `end` keys being there at most, into s. */
@@ -220,16 +230,17 @@ static __global__ void __launch_bounds__(THREADS, 2) attention_kernel(attention_
   int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP;
   int64_t kv_head = blockIdx.y;
   int64_t first = (int64_t)(gridDim.x - 1 - blockIdx.x) * WARPS * QUERIES;
-  int n_keys[QUERIES], end = count_keys<QUERIES>(n_keys, c, first);
+  int n_keys[QUERIES];
+  key_range keys = count_keys<QUERIES>(n_keys, c, first);
   state<QUERIES, SLOTS> all, run;
   load_queries(tiles.q, c, kv_head, first, WARPS * QUERIES);
   clear(&all);
-  for (int at = 0; at < end; at += RUN) {
+  for (int at = keys.begin; at < keys.end; at += RUN) {
     clear(&run);
-    attend_run<T>(&run, tiles, c, kv_head, at, end, n_keys);
+    attend_run<T>(&run, tiles, c, kv_head, at, keys.end, n_keys);
 #pragma unroll
     for (int i = 0; i < QUERIES; i++)
-      if (at < n_keys[i])
+      if (at < n_keys[i] && at + RUN > first_seen(c, n_keys[i]))
         merge(&all, i, run.top[i], run.sum[i], run.y[i]);
   }
 #pragma unroll
@@ -249,13 +260,14 @@ static __global__ void __launch_bounds__(THREADS) attention_run_kernel(attention
   shared_tiles tiles = split_shared(shared, c, 1);
   int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP;
   int64_t kv_head = blockIdx.z, first = (int64_t)blockIdx.y * WARPS;
-  int n_keys[1], at = (int)blockIdx.x * RUN, end = count_keys<1>(n_keys, c, first);
-  if (at >= end)
+  int n_keys[1], at = (int)blockIdx.x * RUN;
+  key_range keys = count_keys<1>(n_keys, c, first);
+  if (at < keys.begin || at >= keys.end)
     return;
   state<1, SLOTS> run;
   load_queries(tiles.q, c, kv_head, first, WARPS);
   clear(&run);
-  attend_run<T>(&run, tiles, c, kv_head, at, end, n_keys);
+  attend_run<T>(&run, tiles, c, kv_head, at, keys.end, n_keys);
   int64_t place = place_of_query(c, kv_head, first + warp);
   if (place < 0)
     return;
@@ -272,11 +284,12 @@ static __global__ void __launch_bounds__(THREADS) attention_run_kernel(attention
 
 /* The runs of one query, merged in order. Grid [n_tok * n_heads]; a thread owns a dim. */
 static __global__ void attention_merge_kernel(attention_call c) {
-  int64_t place = blockIdx.x, n_keys = c.positions[place / c.n_heads] + 1;
+  int64_t place = blockIdx.x;
+  int n_keys = c.positions[place / c.n_heads] + 1;
   for (int d = (int)threadIdx.x; d < c.d_head; d += (int)blockDim.x) {
     state<1, 1> all;
     clear(&all);
-    for (int64_t run = 0; run * RUN < n_keys; run++) {
+    for (int64_t run = first_seen(c, n_keys) / RUN; run * RUN < n_keys; run++) {
       const float *part = c.parts + (place * c.n_runs + run) * (c.d_head + 2);
       merge(&all, 0, part[c.d_head], part[c.d_head + 1], part + d);
     }
@@ -322,8 +335,8 @@ static moon_status attend_dtype(cuda_device *d, attention_call *c, moon_err *err
 }
 
 static moon_status attention(const moon_tensor *out, const moon_tensor *q, const moon_tensor *k,
-                             const moon_tensor *v, const moon_tensor *positions, float scale,
-                             moon_arithmetic arithmetic, moon_err *err) {
+                             const moon_tensor *v, const moon_tensor *positions, int64_t window,
+                             float scale, moon_arithmetic arithmetic, moon_err *err) {
   int64_t n_kv_heads = k->shape[0], d_head = q->shape[2];
   if (d_head > MOST_D_HEAD || n_kv_heads > 65535)
     return moon_fail(err, MOON_ESHAPE,
@@ -337,6 +350,7 @@ static moon_status attention(const moon_tensor *out, const moon_tensor *q, const
   c.v = moon_tensor_data(v);
   c.positions = (const int32_t *)moon_tensor_data(positions);
   c.scale = scale;
+  c.window = window < INT_MAX ? (int)window : INT_MAX;
   c.n_tok = q->shape[0];
   c.n_heads = q->shape[1];
   c.n_kv_heads = n_kv_heads;

@@ -12,9 +12,19 @@ struct attention_call {
   const int32_t *positions;
   float *parts; /* f32, few rows: [n_tok][n_heads][n_runs][d_head + 2]: weighted v, top, sum */
   float scale;
+  int window; /* the last keys that a query sees of those up to its position */
   int64_t n_tok, n_heads, n_kv_heads, n_ctx, n_runs;
   int group, d_head, padded; /* padded: d_head up to a multiple of 4, zeros behind it */
 };
+
+/* A query with so many keys up to its position (0: it is not there) sees those from here on. */
+__device__ __forceinline__ int first_seen(const attention_call &c, int n_keys) {
+  return n_keys > c.window ? n_keys - c.window : 0;
+}
+
+__device__ __forceinline__ bool sees(const attention_call &c, int n_keys, int key) {
+  return key < n_keys && key >= n_keys - c.window;
+}
 
 /* Place of a kv head's query among [n_tok][n_heads]; -1: not there. The queries of a kv head are
  * numbered [row][head of its group]. */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * out[t][h] := softmax(scale q k^T) v over the keys 0 .. positions[t] of a bf16 cache, on the
- * tensor cores: scale q is taken as the sum of two bf16, and so is each softmax weight, within
+ * out[t][h] := softmax(scale q k^T) v over the keys 0 .. positions[t] of a bf16 cache, or the last
+ * `window` of them, on the tensor cores: scale q is taken as the sum of two bf16, and so is each softmax weight, within
  * 2^-17 of it; all sums, the softmax and its weights' sum are f32. So results are those of
  * attention.cu to about 1e-5.
  *
@@ -14,6 +14,8 @@
  * NaN in q, k or v makes NaN of the rows that see it, and of no others. Infinity may do the same
  * where f32 has a weight of 0 or a result of infinity: two halves of it are no more a number.
  */
+#include <limits.h>
+
 #include "tensor/cuda/attention.cuh"
 #include "tensor/cuda/tensor_cores.cuh"
 
@@ -114,12 +116,13 @@ __device__ __forceinline__ void score_tile(float (*scores)[4], const queries<STE
 }
 
 /* -inf for the keys that a row does not see. */
-__device__ __forceinline__ void mask_tile(float (*scores)[4], int first, const int *n_keys) {
+__device__ __forceinline__ void mask_tile(float (*scores)[4], const attention_call &c, int first,
+                                          const int *n_keys) {
 #pragma unroll
   for (int n = 0; n < 2 * KEY_STEPS; n++)
 #pragma unroll
     for (int i = 0; i < 4; i++)
-      if (first + n * 8 + (int)threadIdx.x % 4 * 2 + i % 2 >= n_keys[i / 2])
+      if (!sees(c, n_keys[i / 2], first + n * 8 + (int)threadIdx.x % 4 * 2 + i % 2))
         scores[n][i] = -INFINITY;
 }
 
@@ -220,11 +223,12 @@ __device__ __forceinline__ bool has_no_number(const bf16 *v, int from) {
 }
 
 /* The elements of a fragment of v, of keys from `first` on, that a row with so many keys sees. */
-__device__ __forceinline__ void keep_seen(uint32_t *values, int first, int n_keys) {
+__device__ __forceinline__ void keep_seen(uint32_t *values, const attention_call &c, int first,
+                                          int n_keys) {
 #pragma unroll
   for (int i = 0; i < 2; i++) {
     int key = first + i * 8 + (int)threadIdx.x % 4 * 2;
-    values[i] = key + 1 < n_keys ? values[i] : key < n_keys ? values[i] & 0xffff : 0;
+    values[i] &= (sees(c, n_keys, key) ? 0xffff : 0) | (sees(c, n_keys, key + 1) ? 0xffff0000 : 0);
   }
 }
 
@@ -233,7 +237,8 @@ __device__ __forceinline__ void keep_seen(uint32_t *values, int first, int n_key
  * same order. Rare, so slow. */
 template <int STEPS>
 __device__ __forceinline__ void add_seen_values(state<STEPS> *s, const float (*weights)[4],
-                                                const bf16 *v, int first, const int *n_keys) {
+                                                const bf16 *v, const attention_call &c, int first,
+                                                const int *n_keys) {
   const bf16 *lane_values = values_of_lane<STEPS>(v);
   int lane = (int)threadIdx.x % WARP;
 #pragma unroll 1
@@ -255,7 +260,7 @@ __device__ __forceinline__ void add_seen_values(state<STEPS> *s, const float (*w
 #pragma unroll
         for (int i = 0; i < 2; i++) {
           float *y = s->y[n + i], sums[4] = {y[0], y[1], y[2], y[3]};
-          keep_seen(values[i], first + step * STEP, seen);
+          keep_seen(values[i], c, first + step * STEP, seen);
           multiply_add(sums, high, values[i]);
           multiply_add(sums, low, values[i]);
 #pragma unroll
@@ -267,18 +272,26 @@ __device__ __forceinline__ void add_seen_values(state<STEPS> *s, const float (*w
   }
 }
 
-/* The tile that begins at key `first`; `least`: keys that all of the warp's rows see. */
+/* Keys [begin, end) are those that some of the warp's rows see, [all_begin, all_end) those that all
+ * of them see. */
+struct warp_keys {
+  int begin, end, all_begin, all_end;
+};
+
+/* The tile that begins at key `first`. */
 template <int STEPS>
 __device__ __forceinline__ void attend_tile(state<STEPS> *s, const queries<STEPS> &q, const bf16 *k,
-                                            const bf16 *v, int first, const int *n_keys,
-                                            int least) {
+                                            const bf16 *v, const attention_call &c, int first,
+                                            const int *n_keys, const warp_keys &warp) {
   float scores[2 * KEY_STEPS][4];
+  bool before = first < warp.all_begin, after = warp.all_end < first + TILE;
+  int unseen = before || warp.all_end <= first ? 0 : warp.all_end - first; /* the first of them */
   score_tile<STEPS>(scores, q, k);
-  if (least < first + TILE)
-    mask_tile(scores, first, n_keys);
+  if (before || after)
+    mask_tile(scores, c, first, n_keys);
   weigh_tile(s, scores);
-  if (least < first + TILE && has_no_number<STEPS>(v, least > first ? least - first : 0))
-    add_seen_values(s, scores, v, first, n_keys);
+  if ((before || after) && has_no_number<STEPS>(v, unseen))
+    add_seen_values(s, scores, v, c, first, n_keys);
   else
     add_values(s, scores, v);
 }
@@ -310,6 +323,22 @@ struct min_of {
   }
 };
 
+/* Of a lane's two rows, over the warp. A row that is not there sees nothing and is none of them. */
+__device__ __forceinline__ warp_keys find_keys(const attention_call &c, const int *n_keys) {
+  warp_keys found = {INT_MAX, 0, 0, INT_MAX};
+#pragma unroll
+  for (int r = 0; r < 2; r++)
+    if (n_keys[r] > 0) {
+      int first = first_seen(c, n_keys[r]);
+      found.begin = min_of()(found.begin, first);
+      found.end = max_of()(found.end, n_keys[r]);
+      found.all_begin = max_of()(found.all_begin, first);
+      found.all_end = min_of()(found.all_end, n_keys[r]);
+    }
+  return {warp_reduce(found.begin, min_of()), warp_reduce(found.end, max_of()),
+          warp_reduce(found.all_begin, max_of()), warp_reduce(found.all_end, min_of())};
+}
+
 /* Grid [queries / QUERIES][kv heads] in one dimension; blocks with the most keys begin first. */
 template <int STEPS>
 static __global__ void __launch_bounds__(BLOCK, 2) attention_bf16_kernel(attention_call c) {
@@ -320,19 +349,19 @@ static __global__ void __launch_bounds__(BLOCK, 2) attention_bf16_kernel(attenti
     int64_t place = place_of_row(c, r);
     n_keys[r] = place >= 0 ? c.positions[place / c.n_heads] + 1 : 0;
   }
-  int most = warp_reduce(max_of()(n_keys[0], n_keys[1]), max_of());
-  int end = block_reduce(most, 0, max_of());
-  int least = min_of()(n_keys[0] ? n_keys[0] : most, n_keys[1] ? n_keys[1] : most);
-  least = warp_reduce(least, min_of());
+  warp_keys warp = find_keys(c, n_keys);
+  int end = block_reduce(warp.end, 0, max_of());
+  int begin = block_reduce(warp.begin, INT_MAX, min_of()) / TILE * TILE;
 
   int64_t head = blockIdx.x % (unsigned)c.n_kv_heads * c.n_ctx * c.d_head;
-  load_tile<STEPS>(shared, (const bf16 *)c.k + head, 0, end, c.d_head);
-  load_tile<STEPS>(shared + tile, (const bf16 *)c.v + head, 0, end, c.d_head);
+  bf16 *start = shared + begin / TILE % 2 * 2 * tile;
+  load_tile<STEPS>(start, (const bf16 *)c.k + head, begin, end, c.d_head);
+  load_tile<STEPS>(start + tile, (const bf16 *)c.v + head, begin, end, c.d_head);
   queries<STEPS> q;
   load_queries(&q, c);
   state<STEPS> s = {};
   s.top[0] = s.top[1] = -INFINITY;
-  for (int at = 0; at < end; at += TILE) {
+  for (int at = begin; at < end; at += TILE) {
     bf16 *now = shared + at / TILE % 2 * 2 * tile, *next = shared + (at / TILE + 1) % 2 * 2 * tile;
     wait_for_copies();
     __syncthreads(); /* the tile is there, the one before has been read */
@@ -340,8 +369,8 @@ static __global__ void __launch_bounds__(BLOCK, 2) attention_bf16_kernel(attenti
       load_tile<STEPS>(next, (const bf16 *)c.k + head, at + TILE, end, c.d_head);
       load_tile<STEPS>(next + tile, (const bf16 *)c.v + head, at + TILE, end, c.d_head);
     }
-    if (at < most)
-      attend_tile(&s, q, now, now + tile, at, n_keys, least);
+    if (at < warp.end && at + TILE > warp.begin)
+      attend_tile(&s, q, now, now + tile, c, at, n_keys, warp);
   }
   store(s, c);
 }

@@ -53,6 +53,7 @@ static void fill_table(void) {
   table.upload = cuda_upload;
   table.download = cuda_download;
   table.sync = cuda_sync;
+  table.memory = cuda_memory;
   add_tensor_ops(&table);
   add_selection_ops(&table);
   add_matmul_ops(&table);

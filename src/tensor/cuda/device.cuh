@@ -31,6 +31,7 @@ struct block {
 struct pool {
   pthread_mutex_t lock;
   block *cached[N_CLASSES];
+  size_t cached_bytes; /* of them all */
 };
 
 /* Pinned host memory on its way to the device: small pieces share a slot, and a slot is used again
@@ -78,6 +79,7 @@ moon_status cuda_upload(moon_device *device, void *data, const void *host, size_
 moon_status cuda_download(moon_device *device, void *host, const void *data, size_t size,
                           moon_err *err);
 moon_status cuda_sync(moon_device *device, moon_err *err);
+moon_status cuda_memory(moon_device *device, size_t *free_bytes, size_t *total, moon_err *err);
 /* Device memory of the calling operation until the next one asks. */
 moon_status take_scratch(cuda_device *d, size_t size, void **data, moon_err *err);
 moon_status start_staging(cuda_device *d, moon_err *err);

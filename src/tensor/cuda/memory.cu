@@ -39,6 +39,7 @@ static void drop_cached(cuda_device *d) {
   for (int i = 0; i < N_CLASSES; i++)
     for (void *data; (data = take_cached(&d->memory, i)) != NULL;)
       cudaFree(data);
+  d->memory.cached_bytes = 0;
 }
 
 static moon_status alloc_locked(cuda_device *d, size_t size, void **data, moon_err *err) {
@@ -46,8 +47,10 @@ static moon_status alloc_locked(cuda_device *d, size_t size, void **data, moon_e
   int size_class = class_of(size, &bytes);
   TRY(start_device(d, err));
   *data = take_cached(&d->memory, size_class);
-  if (*data)
+  if (*data) {
+    d->memory.cached_bytes -= bytes;
     return MOON_OK;
+  }
   cudaError_t code = cudaMalloc(data, bytes);
   if (code == cudaErrorMemoryAllocation) {
     cudaGetLastError();
@@ -81,6 +84,7 @@ void cuda_free(moon_device *device, void *data, size_t size) {
   b->data = data;
   b->next = d->memory.cached[size_class];
   d->memory.cached[size_class] = b;
+  d->memory.cached_bytes += bytes;
   pthread_mutex_unlock(&d->memory.lock);
 }
 
@@ -155,4 +159,17 @@ moon_status cuda_sync(moon_device *device, moon_err *err) {
   if (code == cudaSuccess && d->started)
     code = cudaStreamSynchronize(d->stream);
   return check_cuda(d, code, "sync", 0, err);
+}
+
+/* Blocks that are kept for the next tensors are as free as the rest. */
+moon_status cuda_memory(moon_device *device, size_t *free_bytes, size_t *total, moon_err *err) {
+  cuda_device *d = (cuda_device *)device;
+  pthread_mutex_lock(&d->memory.lock);
+  moon_status status = start_device(d, err);
+  if (status == MOON_OK)
+    status = check_cuda(d, cudaMemGetInfo(free_bytes, total), "memory", 0, err);
+  if (status == MOON_OK)
+    *free_bytes += d->memory.cached_bytes;
+  pthread_mutex_unlock(&d->memory.lock);
+  return status;
 }
