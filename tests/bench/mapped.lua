@@ -1,5 +1,5 @@
 -- SPDX-License-Identifier: MIT
--- A large model by mapping, as random_model.lua makes one: what loading and writing on take, and the memory at most.
+-- A large model by mapping, as lua/moonscope/bench/random.lua makes one: what loading and writing on take, and the memory at most.
 --   moonscope tests/bench/mapped.lua FOLDER [TOKENS [CONTEXT]]
 local ms = require "moonscope"
 local memory = require "moonscope.memory"

@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: MIT
 -- Handlers without a socket.
 local App = require "moonscope.server.app"
+local core = require "moonscope.core"
 local fixtures = require "fixtures"
 local json = require "moonscope.json"
 local loop = require "moonscope.loop"
@@ -208,6 +209,8 @@ end)
 describe("loading", function()
   it("twice at once is one load; another name meanwhile is 409", function()
     with_app(function(app)
+      local a = ms.zeros { 1500, 1500 }
+      local guard <close> = core.types.Tensor._matmul(a, a) -- what the load has to wait for
       local first = call_beside(app, "POST", "/load-model", { model_name = "tiny" })
       local second = call_beside(app, "POST", "/load-model", { model_name = "tiny" })
       local other, body = app:call("POST", "/load-model", { model_name = "tiny/../tiny" })
