@@ -176,7 +176,8 @@ static moon_status start(moon_writer *writer, const place *places, size_t n_plan
   if (status == MOON_OK)
     status = write_header(writer, header, err);
   json_decref(header);
-  writer->data_left = writer->data_missing = writer->data_size;
+  writer->data_left = writer->data_size;
+  atomic_store(&writer->data_missing, writer->data_size);
   return status;
 }
 
