@@ -21,17 +21,26 @@ enum { MAX_ROUNDS = 99 };
 
 static int n_rounds = 7;
 
+typedef enum kind {
+  PRODUCT,
+  SAE,      /* a product with bias, relu, count and compaction */
+  ATTENTION /* the last M of N positions: 8 kv heads of K elements, 4 heads each */
+} kind;
+
 typedef struct job {
   const char *name;
   int64_t M, K, N;
   moon_dtype dtype;
   moon_arithmetic arithmetic;
-  bool is_sae; /* with bias, relu, count and compaction */
+  kind kind;
 } job;
+
+enum { N_KV_HEADS = 8, GROUP = 4 };
 
 typedef struct work {
   job s;
   moon_tensor out, x, w, bias;
+  moon_tensor v, positions; /* of attention, whose queries are x and keys w */
 } work;
 
 static void must(moon_status status, const moon_err *err) {
@@ -101,19 +110,49 @@ __attribute__((target("avx2,fma"))) static void f32_loop_256(void) {
   FLOP_LOOP(_mm256_setzero_ps(), _mm256_fmadd_ps(x, x, sum[j]))
 }
 
+/* A step is one product of tiles: 16 x 16 sums over 32. */
+__attribute__((target("amx-tile,amx-bf16"))) static void tile_loop(void) {
+  struct {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+  } config = {.palette = 1};
+  for (int i = 0; i < 8; i++) {
+    config.row_bytes[i] = 64;
+    config.rows[i] = 16;
+  }
+#pragma omp parallel num_threads(moon_cpu_threads())
+  {
+    _tile_loadconfig(&config);
+    for (int i = 0; i < N_STEPS; i += 4) {
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 5, 6);
+      _tile_dpbf16ps(2, 4, 7);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_release();
+  }
+}
+
 /* Floating point operations per second of the best instruction of the set. */
 static double flop_rate(moon_arithmetic arithmetic) {
   const char *set = moon_cpu_instruction_set();
-  bool wide = !strncmp(set, "avx512", 6);
-  bool bf16 = arithmetic == MOON_ARITHMETIC_BF16 && !strcmp(set, "avx512bf16");
-  double start = seconds();
-  if (bf16)
+  bool tiles = !strcmp(set, "amx"), wide = tiles || !strncmp(set, "avx512", 6);
+  bool rounds = arithmetic == MOON_ARITHMETIC_BF16;
+  double operations = (double)N_SUMS * N_STEPS, start = seconds();
+  if (rounds && tiles) {
+    tile_loop();
+    operations = (double)N_STEPS * 2 * 16 * 16 * 32;
+  } else if (rounds && !strcmp(set, "avx512bf16")) {
     bf16_loop();
-  else if (wide)
+    operations *= 64;
+  } else if (wide) {
     f32_loop_512();
-  else
+    operations *= 32;
+  } else {
     f32_loop_256();
-  double operations = (double)N_SUMS * N_STEPS * (bf16 ? 64 : wide ? 32 : 16);
+    operations *= 16;
+  }
   return operations * moon_cpu_threads() / (seconds() - start);
 }
 
@@ -163,17 +202,67 @@ static void select_features(const work *o) {
     moon_tensor_release(all[i]);
 }
 
+static void call(const work *o) {
+  moon_err err;
+  if (o->s.kind == ATTENTION) {
+    must(moon_op_attention(&o->out, &o->x, &o->w, &o->v, &o->positions, 1 / sqrtf((float)o->s.K),
+                           o->s.arithmetic, &err),
+         &err);
+    return;
+  }
+  must(moon_op_linear(&o->out, &o->x, &o->w, NULL, o->s.arithmetic, &err), &err);
+  if (o->s.kind == SAE)
+    select_features(o);
+}
+
+/* Floating point operations of one call. */
+static double flop_of(const job *s) {
+  double n = (double)s->M;
+  if (s->kind == ATTENTION) /* row i of M sees N - M + 1 + i */
+    return 4 * (double)(N_KV_HEADS * GROUP * s->K) * n * ((double)s->N - (n - 1) / 2);
+  return 2 * n * (double)s->N * (double)s->K;
+}
+
 /* Seconds of one call; short ones several times. */
 static double time_of(const work *o) {
-  moon_err err;
-  int n_calls = (double)o->s.M * (double)o->s.N * (double)o->s.K < 2e9 ? 4 : 1;
+  int n_calls = flop_of(&o->s) < 4e9 ? 4 : 1;
   double start = seconds();
-  for (int i = 0; i < n_calls; i++) {
-    must(moon_op_linear(&o->out, &o->x, &o->w, NULL, o->s.arithmetic, &err), &err);
-    if (o->s.is_sae)
-      select_features(o);
-  }
+  for (int i = 0; i < n_calls; i++)
+    call(o);
   return (seconds() - start) / n_calls;
+}
+
+static moon_tensor shaped(moon_tensor *flat, int64_t a, int64_t b, int64_t c) {
+  moon_err err;
+  moon_tensor out;
+  must(moon_tensor_reshape(&out, flat, (int64_t[]){a, b, c}, 3, &err), &err);
+  moon_tensor_release(flat);
+  return out;
+}
+
+static moon_tensor random_heads(moon_dtype dtype, int64_t a, int64_t b, int64_t c) {
+  moon_tensor flat = random_tensor(dtype, a * b, c);
+  return shaped(&flat, a, b, c);
+}
+
+static void make_attention(work *o) {
+  moon_err err;
+  int64_t M = o->s.M, K = o->s.K, N = o->s.N;
+  o->x = random_heads(MOON_F32, M, N_KV_HEADS * GROUP, K);
+  o->out = random_heads(MOON_F32, M, N_KV_HEADS * GROUP, K);
+  o->w = random_heads(o->s.dtype, N_KV_HEADS, N, K);
+  o->v = random_heads(o->s.dtype, N_KV_HEADS, N, K);
+  must(moon_tensor_new(&o->positions, moon_cpu(), MOON_I32, &M, 1, &err), &err);
+  for (int64_t i = 0; i < M; i++)
+    ((int32_t *)moon_tensor_data(&o->positions))[i] = (int32_t)(N - M + i);
+}
+
+static void make_product(work *o) {
+  moon_err err;
+  o->x = random_tensor(MOON_F32, o->s.M, o->s.K);
+  o->w = random_tensor(o->s.dtype, o->s.N, o->s.K);
+  o->bias = random_bias(o);
+  must(moon_tensor_new(&o->out, moon_cpu(), MOON_F32, (int64_t[]){o->s.M, o->s.N}, 2, &err), &err);
 }
 
 static int by_size(const void *a, const void *b) {
@@ -183,15 +272,14 @@ static int by_size(const void *a, const void *b) {
 
 /* Whichever limit lets this work take longer. */
 static void measure(const job *s, const float *buffer, int64_t n) {
-  moon_err err;
   work one = {.s = *s}, *o = &one;
   double share[MAX_ROUNDS], took[MAX_ROUNDS], bound[MAX_ROUNDS];
-  o->x = random_tensor(MOON_F32, o->s.M, o->s.K);
-  o->w = random_tensor(o->s.dtype, o->s.N, o->s.K);
-  o->bias = random_bias(o);
-  must(moon_tensor_new(&o->out, moon_cpu(), MOON_F32, (int64_t[]){o->s.M, o->s.N}, 2, &err), &err);
-  double bytes = (double)moon_tensor_size_bytes(&o->w);
-  double flop = 2 * (double)o->s.M * (double)o->s.N * (double)o->s.K;
+  bool attends = s->kind == ATTENTION;
+  if (attends)
+    make_attention(o);
+  else
+    make_product(o);
+  double bytes = (double)moon_tensor_size_bytes(&o->w) * (attends ? 2 : 1), flop = flop_of(s);
   bool by_memory = false;
   time_of(o);
   for (int round = 0; round < n_rounds; round++) {
@@ -210,8 +298,8 @@ static void measure(const job *s, const float *buffer, int64_t n) {
          by_memory ? "GB/s" : "GFLOP/s", 100 * share[n_rounds / 2], 100 * share[0],
          100 * share[n_rounds - 1]);
   fflush(stdout);
-  moon_tensor *all[] = {&o->x, &o->w, &o->bias, &o->out};
-  for (int i = 0; i < 4; i++)
+  moon_tensor *all[] = {&o->x, &o->w, &o->bias, &o->out, &o->v, &o->positions};
+  for (int i = 0; i < 6; i++)
     moon_tensor_release(all[i]);
 }
 
@@ -229,25 +317,29 @@ int main(int argc, char **argv) {
       must(moon_cpu_use_instruction_set(argv[i], &err), &err);
   const moon_arithmetic BF16 = MOON_ARITHMETIC_BF16, F32 = MOON_ARITHMETIC_F32;
   const job list[] = {
-      {"decode bf16 4096x65536, 1", 1, 4096, 65536, MOON_BF16, F32, false},
-      {"decode bf16 4096x65536, 4", 4, 4096, 65536, MOON_BF16, F32, false},
-      {"decode bf16 4096x65536, 16", 16, 4096, 65536, MOON_BF16, F32, false},
-      {"decode f16 4096x65536, 1", 1, 4096, 65536, MOON_F16, F32, false},
-      {"decode f32 4096x65536, 1", 1, 4096, 65536, MOON_F32, F32, false},
-      {"fast 4096x65536, 1", 1, 4096, 65536, MOON_BF16, BF16, false},
-      {"fast 2048x8192, 16", 16, 2048, 8192, MOON_BF16, BF16, false},
-      {"fast 2048x8192, 128", 128, 2048, 8192, MOON_BF16, BF16, false},
-      {"fast 2048x8192, 512", 512, 2048, 8192, MOON_BF16, BF16, false},
-      {"fast 8192x2048, 512", 512, 8192, 2048, MOON_BF16, BF16, false},
-      {"exact bf16 2048x8192, 128", 128, 2048, 8192, MOON_BF16, F32, false},
-      {"exact bf16 2048x8192, 512", 512, 2048, 8192, MOON_BF16, F32, false},
-      {"exact f32 2048x8192, 512", 512, 2048, 8192, MOON_F32, F32, false},
-      {"sae step f32 4096x65536, 1", 1, 4096, 65536, MOON_F32, F32, true},
-      {"sae f32 4096x65536, 16", 16, 4096, 65536, MOON_F32, F32, true},
-      {"sae f32 4096x65536, 32", 32, 4096, 65536, MOON_F32, F32, true},
-      {"sae step bf16 4096x65536, 1", 1, 4096, 65536, MOON_BF16, F32, true},
-      {"sae bf16 4096x65536, 16", 16, 4096, 65536, MOON_BF16, BF16, true},
-      {"sae bf16 4096x65536, 32", 32, 4096, 65536, MOON_BF16, BF16, true},
+      {"decode bf16 4096x65536, 1", 1, 4096, 65536, MOON_BF16, F32, PRODUCT},
+      {"decode bf16 4096x65536, 4", 4, 4096, 65536, MOON_BF16, F32, PRODUCT},
+      {"decode bf16 4096x65536, 16", 16, 4096, 65536, MOON_BF16, F32, PRODUCT},
+      {"decode f16 4096x65536, 1", 1, 4096, 65536, MOON_F16, F32, PRODUCT},
+      {"decode f32 4096x65536, 1", 1, 4096, 65536, MOON_F32, F32, PRODUCT},
+      {"fast 4096x65536, 1", 1, 4096, 65536, MOON_BF16, BF16, PRODUCT},
+      {"fast 2048x8192, 16", 16, 2048, 8192, MOON_BF16, BF16, PRODUCT},
+      {"fast 2048x8192, 128", 128, 2048, 8192, MOON_BF16, BF16, PRODUCT},
+      {"fast 2048x8192, 512", 512, 2048, 8192, MOON_BF16, BF16, PRODUCT},
+      {"fast 8192x2048, 512", 512, 8192, 2048, MOON_BF16, BF16, PRODUCT},
+      {"exact bf16 2048x8192, 128", 128, 2048, 8192, MOON_BF16, F32, PRODUCT},
+      {"exact bf16 2048x8192, 512", 512, 2048, 8192, MOON_BF16, F32, PRODUCT},
+      {"exact f32 2048x8192, 512", 512, 2048, 8192, MOON_F32, F32, PRODUCT},
+      {"sae step f32 4096x65536, 1", 1, 4096, 65536, MOON_F32, F32, SAE},
+      {"sae f32 4096x65536, 16", 16, 4096, 65536, MOON_F32, F32, SAE},
+      {"sae f32 4096x65536, 32", 32, 4096, 65536, MOON_F32, F32, SAE},
+      {"sae step bf16 4096x65536, 1", 1, 4096, 65536, MOON_BF16, F32, SAE},
+      {"sae bf16 4096x65536, 16", 16, 4096, 65536, MOON_BF16, BF16, SAE},
+      {"sae bf16 4096x65536, 32", 32, 4096, 65536, MOON_BF16, BF16, SAE},
+      {"attention bf16, 1 at 8192", 1, 64, 8192, MOON_BF16, F32, ATTENTION},
+      {"attention f32, 1 at 8192", 1, 64, 8192, MOON_F32, F32, ATTENTION},
+      {"attention bf16, 512", 512, 64, 512, MOON_BF16, F32, ATTENTION},
+      {"attention bf16, 512 at 8192", 512, 64, 8192, MOON_BF16, F32, ATTENTION},
   };
   int64_t n = 1 << 28; /* f32 in 1 GiB, more than a cache holds */
   moon_tensor buffer;
