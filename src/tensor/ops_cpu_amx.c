@@ -14,8 +14,8 @@
 #define HAS_TILES
 
 /* 32 bf16 of two runs of f32, rounded to nearest even. */
-static inline __m512i vec_pair_bf16(vec first, vec second) {
-  return (__m512i)_mm512_cvtne2ps_pbh(second, first);
+static inline vec vec_pair_bf16(vec first, vec second) {
+  return (vec)_mm512_cvtne2ps_pbh(second, first);
 }
 
 /* n times as many products of tiles as the registers have sums for. */

@@ -5,7 +5,16 @@
 #include "tensor/dtype.h"
 #include "tensor/ops_cpu.h"
 
-enum { LANES = 8, CHAINS = 4, TILE_X = 3, TILE_W = 4, PANEL_X = 3, PANEL_W = 4, QUERIES = 2 };
+enum {
+  LANES = 8,
+  CHAINS = 4,
+  TILE_X = 3,
+  TILE_W = 4,
+  PANEL_X = 3,
+  PANEL_W = 4,
+  QUERIES = 6,
+  VECS = 2
+};
 typedef __m256 vec;
 
 static inline vec vec_zero(void) {
@@ -65,8 +74,39 @@ static inline vec vec_load_bf16(const uint16_t *p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(
       _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)), 16));
 }
+/* Of a pair in 32 bits. */
+static inline vec vec_low_bf16(vec pair) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(pair), 16));
+}
+static inline vec vec_high_bf16(vec pair) {
+  return _mm256_and_ps(pair, _mm256_castsi256_ps(_mm256_set1_epi32(~0xffff)));
+}
 static inline vec vec_load_f16(const uint16_t *p) {
   return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+/* Rows become columns: 8 x 8. */
+static inline __attribute__((always_inline)) void vec_turn(vec *r) {
+  vec a[8];
+  for (int i = 0; i < 8; i += 2) {
+    a[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+    a[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    r[i] = _mm256_shuffle_ps(a[i], a[i + 2], 0x44);
+    r[i + 1] = _mm256_shuffle_ps(a[i], a[i + 2], 0xee);
+    r[i + 2] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0x44);
+    r[i + 3] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; i++) {
+    vec low = r[i], high = r[i + 4];
+    r[i] = _mm256_permute2f128_ps(low, high, 0x20);
+    r[i + 4] = _mm256_permute2f128_ps(low, high, 0x31);
+  }
+}
+static inline float vec_largest(vec x) {
+  __m128 four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
 #include "tensor/ops_cpu_kernels.h"

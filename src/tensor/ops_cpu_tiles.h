@@ -47,31 +47,6 @@ INLINE void tiles_see_memory(void) {
   __asm__ volatile("" ::: "memory");
 }
 
-/* Rows become columns: 16 x 16 elements of 32 bits. */
-INLINE void turn(__m512i *r) {
-  __m512i a[16];
-  for (int i = 0; i < 16; i += 2) {
-    a[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    a[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    r[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
-    r[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
-    r[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
-    r[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
-  }
-  for (int i = 0; i < 4; i++) {
-    a[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-    a[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-    a[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-    a[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-  }
-  for (int i = 0; i < 8; i++) {
-    r[i] = _mm512_shuffle_i32x4(a[i], a[i + 8], 0x88);
-    r[i + 8] = _mm512_shuffle_i32x4(a[i], a[i + 8], 0xdd);
-  }
-}
-
 /* The first n < 16 elements, or all; the others are 0. */
 INLINE vec load_some(const float *p, int64_t n) {
   return n >= LANES ? vec_load(p)
@@ -80,15 +55,15 @@ INLINE vec load_some(const float *p, int64_t n) {
 
 /* A tile of x: rows [m, M), 16 at most, from column k on. */
 static void pack_tile(uint16_t *out, const float *x, int64_t M, int64_t K, int64_t m, int64_t k) {
-  __m512i row[TILE_EDGE];
+  vec row[TILE_EDGE];
   for (int i = 0; i < TILE_EDGE; i++) {
     const float *p = x + (m + i) * K + k;
     row[i] = m + i < M ? vec_pair_bf16(load_some(p, K - k), load_some(p + LANES, K - k - LANES))
-                       : _mm512_setzero_si512();
+                       : vec_zero();
   }
-  turn(row);
+  vec_turn(row); /* elements of 32 bits: pairs */
   for (int i = 0; i < TILE_EDGE; i++)
-    _mm512_store_si512(out + i * TILE_K, row[i]);
+    _mm512_store_ps(out + i * TILE_K, row[i]);
 }
 
 /* x [M][K] rounded to bf16 and in tiles: those of two times 16 rows alternate along K. The caller
@@ -150,12 +125,12 @@ static void multiply_tiles(float (*first)[TILE_EDGE * TILE_EDGE],
 static void sums_of_tiles(sums *out, tile_sums *tiles, int64_t rows, int64_t columns) {
   for (int64_t m = 0; m < rows; m += TILE_EDGE)
     for (int64_t n = 0; n < columns; n += TILE_EDGE) {
-      __m512i tile[TILE_EDGE];
+      vec tile[TILE_EDGE];
       for (int i = 0; i < TILE_EDGE; i++)
-        tile[i] = _mm512_load_si512(tiles->at[m / TILE_EDGE][n / TILE_EDGE] + i * TILE_EDGE);
-      turn(tile);
+        tile[i] = vec_load(tiles->at[m / TILE_EDGE][n / TILE_EDGE] + i * TILE_EDGE);
+      vec_turn(tile);
       for (int64_t r = 0; r < TILE_EDGE && m + r < rows; r++)
-        _mm512_storeu_si512(&out->at[m + r][n], tile[r]);
+        vec_store(&out->at[m + r][n], tile[r]);
     }
 }
 

@@ -5,7 +5,16 @@
 #include "tensor/dtype.h"
 #include "tensor/ops_cpu.h"
 
-enum { LANES = 4, CHAINS = 4, TILE_X = 3, TILE_W = 4, PANEL_X = 3, PANEL_W = 4, QUERIES = 2 };
+enum {
+  LANES = 4,
+  CHAINS = 4,
+  TILE_X = 3,
+  TILE_W = 4,
+  PANEL_X = 3,
+  PANEL_W = 4,
+  QUERIES = 6,
+  VECS = 2
+};
 typedef __m128 vec;
 
 static inline vec vec_zero(void) {
@@ -63,9 +72,24 @@ static inline vec vec_load_bf16(const uint16_t *p) {
   return _mm_castsi128_ps(
       _mm_unpacklo_epi16(_mm_setzero_si128(), _mm_loadl_epi64((const __m128i *)(const void *)p)));
 }
+/* Of a pair in 32 bits. */
+static inline vec vec_low_bf16(vec pair) {
+  return _mm_castsi128_ps(_mm_slli_epi32(_mm_castps_si128(pair), 16));
+}
+static inline vec vec_high_bf16(vec pair) {
+  return _mm_and_ps(pair, _mm_castsi128_ps(_mm_set1_epi32(~0xffff)));
+}
 static inline vec vec_load_f16(const uint16_t *p) {
   return _mm_setr_ps(moon_f16_to_f32(p[0]), moon_f16_to_f32(p[1]), moon_f16_to_f32(p[2]),
                      moon_f16_to_f32(p[3]));
+}
+/* Rows become columns: 4 x 4. */
+static inline void vec_turn(vec *r) {
+  _MM_TRANSPOSE4_PS(r[0], r[1], r[2], r[3]);
+}
+static inline float vec_largest(vec x) {
+  __m128 two = _mm_max_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
 #include "tensor/ops_cpu_kernels.h"
