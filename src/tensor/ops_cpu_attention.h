@@ -167,20 +167,29 @@ static void soften(const attention_room *room, int64_t r, int64_t unseen, int64_
 }
 
 /* Sums of n_q rows from r on, of values v [..][width]: over the keys that all of them see together,
- * then each its own. */
-static void mix(moon_dtype dtype, const attention_room *room, const void *v, const int64_t *sees,
-                int64_t r, int64_t n_q, int64_t width, bool from_memory) {
-  int64_t all = sees[r];
-  for (int64_t i = 1; i < n_q; i++)
-    all = sees[r + i] < all ? sees[r + i] : all;
+ * before and after these each its own. A key that a row does not see may have no number as value.
+ */
+static void mix(moon_dtype dtype, const attention_room *room, const void *v, const int64_t *unseen,
+                const int64_t *sees, int64_t r, int64_t n_q, int64_t width, bool from_memory) {
+  int64_t begin = unseen[r], end = sees[r];
+  for (int64_t i = 1; i < n_q; i++) {
+    begin = unseen[r + i] > begin ? unseen[r + i] : begin;
+    end = sees[r + i] < end ? sees[r + i] : end;
+  }
+  end = begin < end ? end : begin;
   const float *weights = room->weights + r * KEY_BLOCK;
-  float *out = room->out + r * width;
   for (int64_t j = 0; j < width; j += SPAN) {
-    attention_rows(dtype, out + j, width, weights, KEY_BLOCK, at(dtype, v, j), width, all, n_q,
-                   from_memory);
+    float *out = room->out + r * width + j;
+#define MIX(row, rows, first, last, fetches)                                                      \
+  attention_rows(dtype, out + (row)*width, width, weights + (row)*KEY_BLOCK + (first), KEY_BLOCK, \
+                 at(dtype, v, (first)*width + j), width, (last) - (first), rows, fetches)
     for (int64_t i = 0; i < n_q; i++)
-      attention_rows(dtype, out + i * width + j, width, weights + i * KEY_BLOCK + all, KEY_BLOCK,
-                     at(dtype, v, all * width + j), width, sees[r + i] - all, 1, false);
+      MIX(i, 1, unseen[r + i], begin < sees[r + i] ? begin : sees[r + i], false);
+    if (begin < end)
+      MIX(0, n_q, begin, end, from_memory);
+    for (int64_t i = 0; i < n_q; i++)
+      MIX(i, 1, end, sees[r + i], false);
+#undef MIX
   }
 }
 
@@ -221,7 +230,8 @@ static void attend_block(const attention_task *t, const attention_room *room, co
     if (sees[r] > 0)
       soften(room, r, unseen[r], sees[r], t->width);
   for (int64_t r = 0; r < n_rows; r += QUERIES)
-    mix(dtype, room, v, sees, r, n_rows - r < QUERIES ? n_rows - r : QUERIES, t->width, !widens);
+    mix(dtype, room, v, unseen, sees, r, n_rows - r < QUERIES ? n_rows - r : QUERIES, t->width,
+        !widens);
 }
 
 /* Element 0 of row r of kv head `head` in q and out. */
@@ -297,6 +307,7 @@ static moon_status attention(const moon_tensor *out, const moon_tensor *q, const
                       .group = q->shape[1] / n_kv_heads,
                       .d_head = d_head,
                       .width = (d_head + SPAN - 1) / SPAN * SPAN,
+                      .window = window,
                       .scale = scale};
   for (int64_t i = 0; i < n; i++)
     longest = t.position[i] + 1 > longest ? t.position[i] + 1 : longest;
