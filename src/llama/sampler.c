@@ -163,7 +163,7 @@ moon_status moon_sampler_next(moon_sampler *sampler, const moon_tensor *logits, 
   if (sampler->temperature == 0)
     return greedy(logits, id, err);
   int64_t n = moon_tensor_count(logits);
-  candidate *all = malloc((size_t)n * sizeof *all + 1);
+  candidate *all = calloc((size_t)n + 1, sizeof *all);
   if (!all)
     return moon_fail(err, MOON_ENOMEM, "sampler: no memory for %lld candidates", (long long)n);
   moon_status status = read_candidates(all, logits, n, err);

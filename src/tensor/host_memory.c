@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "tensor/host_memory.h"
 
-#include <inttypes.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,8 +13,13 @@ static bool find_number(const char *path, const char *key, uint64_t *out) {
   char line[LINE_BYTES];
   FILE *file = fopen(path, "re");
   bool found = false;
-  while (file && !found && fgets(line, sizeof line, file))
-    found = !strncmp(line, key, strlen(key)) && sscanf(line + strlen(key), "%" SCNu64, out) == 1;
+  while (file && !found && fgets(line, sizeof line, file)) {
+    char *end = line;
+    uint64_t number = strncmp(line, key, strlen(key)) ? 0 : strtoull(line + strlen(key), &end, 10);
+    found = end > line + strlen(key);
+    if (found)
+      *out = number;
+  }
   if (file)
     fclose(file);
   return found;

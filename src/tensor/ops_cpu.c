@@ -55,7 +55,7 @@ static void init(void) {
   for (int i = 0; i < N_SETS; i++) {
     sets[i].table = moon_ops_reference;
     sets[i].table.name = sets[i].name;
-    if (sets[i].add)
+    if (sets[i].here && sets[i].add) /* compiled for the set, as its kernels are */
       sets[i].add(&sets[i].table);
     if (sets[i].here && !cpu.ops)
       cpu.ops = &sets[i].table;
