@@ -258,8 +258,8 @@ static void attend(const attention_task *t, const attention_room *room, int64_t 
   for (int64_t first = earliest; first < longest; first += KEY_BLOCK) {
     int64_t n = longest - first < KEY_BLOCK ? longest - first : KEY_BLOCK;
     for (int64_t r = 0; r < n_rows; r++) {
-      int64_t left = t->position[(begin + r) / t->group] + 1 - first, gone = left - t->window;
-      unseen[r] = gone > 0 ? gone : 0;
+      int64_t left = t->position[(begin + r) / t->group] + 1 - first;
+      unseen[r] = left > t->window ? left - t->window : 0;
       sees[r] = left < 0 || unseen[r] >= n ? 0 : left < n ? left : n;
     }
     attend_block(t, room, unseen, sees, n_rows, head, first, n);
