@@ -2,6 +2,7 @@
 ---Text from outside on a terminal.
 local json = require "moonscope.json"
 local uv = require "luv"
+local job = require "moonscope.job"
 
 local M = {}
 
@@ -21,6 +22,7 @@ function M.columns()
   if not tty then return nil end
   local columns = tty:get_winsize()
   tty:close()
+  if not job.suspend then uv.run "nowait" end -- a handle that is not gone when Lua ends is luv's undoing
   return columns and columns > 0 and columns or nil
 end
 
