@@ -80,8 +80,8 @@ function Slider(props: { pin: Pin; set: (change: Partial<Pin>) => void; unpin: (
   );
 }
 
-function Sliders({ state, change }: ViewProps) {
-  const [feature, setFeature] = useState("");
+function Sliders(props: ViewProps) {
+  const { state, change } = props;
   const put = (pin: Pin, more: Partial<Pin>) => change({ pins: state.pins.map((p) => (same(p, pin) ? { ...p, ...more } : p)) });
   return (
     <>
@@ -90,28 +90,25 @@ function Sliders({ state, change }: ViewProps) {
         <Slider key={`${pin.layer}.${pin.feature}`} pin={pin} set={(more) => put(pin, more)}
           unpin={() => change({ pins: state.pins.filter((p) => !same(p, pin)) })} />
       ))}
-      <AddFeature feature={feature} setFeature={setFeature} state={state} change={change} />
+      <AddFeature {...props} />
     </>
   );
 }
 
-function AddFeature(props: { feature: string; setFeature: (f: string) => void; state: State; change: ViewProps["change"] }) {
-  const { state, change } = props;
-  const [layers, setLayers] = useState<number[]>([]);
-  useEffect(() => {
-    get<{ layers?: { layer_idx: number }[] }>("/sae/status").then((s) => setLayers((s.layers ?? []).map((l) => l.layer_idx)), () => undefined);
-  }, [state.pins.length]);
+function AddFeature({ live, state, change }: ViewProps) {
+  const [feature, setFeature] = useState("");
+  const layer = live.sae?.layers?.[0]?.layer_idx;
   const add = (event: Event) => {
     event.preventDefault();
-    const pin = { layer: layers[0]!, feature: Number(props.feature), op: "add", value: 4, on: true };
+    const pin = { layer: layer!, feature: Number(feature), op: "add", value: 4, on: true };
     if (!state.pins.some((p) => same(p, pin))) change({ pins: [...state.pins, pin] });
-    props.setFeature("");
+    setFeature("");
   };
   return (
     <form class="line" onSubmit={add}>
-      <label class="short">feature <input inputMode="numeric" pattern="[0-9]+" required value={props.feature}
-        onInput={(e) => props.setFeature(e.currentTarget.value)} /></label>
-      <button disabled={layers.length === 0}>Add</button>
+      <label class="short">feature <input inputMode="numeric" pattern="[0-9]+" required value={feature}
+        onInput={(e) => setFeature(e.currentTarget.value)} /></label>
+      <button disabled={layer === undefined}>Add</button>
       <label>act <select value={state.positions} onChange={(e) => change({ positions: e.currentTarget.value })}>
         {POSITIONS.map(([value, title]) => <option key={value} value={value}>{title}</option>)}
       </select></label>

@@ -1,5 +1,5 @@
 -- SPDX-License-Identifier: MIT
----GET /system: the machine, the process, and how fast the last answer was.
+---GET /system: the machine and the process.
 local uv = require "luv"
 local json = require "moonscope.json"
 local ms = require "moonscope"
