@@ -25,13 +25,18 @@ enum {
   CACHE_LINE = 64, /* what a load of AVX-512 must not straddle */
   K_BLOCK = 1024,  /* a panel of 8 weight rows: 32 KiB */
   K_BLOCK_BF16 = 2048,
-  M_BLOCK = 128,   /* most rows of x: 512 KiB of a piece */
+#ifdef HAS_TILES
+  M_BLOCK = 256, /* most rows of x: 1 MiB of a piece */
+#else
+  M_BLOCK = 128, /* 512 KiB */
+#endif
   M_GROUP = 32,    /* a block begins at a multiple of it */
   PANEL_ROWS = 24, /* 16 rows took 56% of the FMA limit with a panel, 58% without; 32 took 69, 59 */
   N_BLOCK = 96,    /* weight rows, a multiple of LANES and of every TILE_W and PANEL_W */
   MAX_SUMS = 24,   /* outputs of a tile */
   MAX_W = 8,       /* weight rows of a tile */
-  FETCHED_ROWS = 4 /* weight rows that a tile fetches for the next panel */
+  FETCHED_ROWS = 4, /* weight rows that a tile fetches for the next panel */
+  FAR_TILES = 4     /* 16 to 64 KiB ahead */
 };
 
 /* Sums of a block of one product. */
@@ -56,7 +61,8 @@ INLINE const void *piece_of(const activations *x, int64_t m, int64_t k, int64_t 
 }
 
 /* What a tile reads: n_x and n_w (constants) rows, K long. Where `ahead` is set, FETCHED_ROWS rows
- * from there on, ahead_stride bytes apart, are fetched meanwhile. */
+ * from there on, ahead_stride bytes apart, are fetched into the first cache meanwhile, and those
+ * from `far` on into the second. */
 typedef struct reading {
   const void *x;
   int64_t x_stride;
@@ -64,16 +70,22 @@ typedef struct reading {
   const float *panel; /* whole vectors of w, made f32: [K / LANES][PANEL_W][LANES] */
   moon_dtype dtype;   /* of w */
   int64_t K, ahead_stride;
-  const char *ahead;
+  const char *ahead, *far;
 } reading;
 
-/* One vector of each of the rows ahead, into the first cache. */
+/* What lies ahead at element i, where i begins or ends a line. Either fetch alone leaves 5 to 10%
+ * of the bandwidth: the first cache has room for few lines on their way, the second is not near
+ * enough. */
 INLINE void fetch_ahead(const reading *t, int64_t i) {
+  int64_t size = t->dtype == MOON_F32 ? 4 : 2, offset = i * size;
   if (!t->ahead)
     return;
-  const char *p = t->ahead + i * (t->dtype == MOON_F32 ? 4 : 2);
-  for (int j = 0; j < FETCHED_ROWS; j++)
-    __builtin_prefetch(p + j * t->ahead_stride);
+  for (int j = 0; j < FETCHED_ROWS; j++) {
+    if (offset % CACHE_LINE == 0)
+      __builtin_prefetch(t->ahead + offset + j * t->ahead_stride, 0, 3);
+    if ((offset + LANES * size) % CACHE_LINE == 0)
+      __builtin_prefetch(t->far + offset + j * t->ahead_stride, 0, 2);
+  }
 }
 
 /* One share of the PANEL_W rows ahead, into the second cache: memory takes as long for all of them
@@ -234,6 +246,12 @@ INLINE void choose_rows(reading *t, const area *a, int64_t i, int n_w, int64_t k
     t->w[j] = weight_of(a, i + j, k);
 }
 
+/* Where a tile of few rows begins to read, also one behind the block. */
+INLINE const char *tile_at(const area *a, int64_t tile, int64_t n_pieces, int64_t piece) {
+  int64_t row = a->n + tile / n_pieces * TILE_W, k = tile % n_pieces * piece;
+  return at(a->dtype, a->w, row * a->x->K + k);
+}
+
 INLINE void fill_panel(float *panel, const reading *t) {
   for (int64_t i = 0; i + LANES <= t->K; i += LANES, panel += PANEL_W * LANES)
     for (int j = 0; j < PANEL_W; j++)
@@ -242,15 +260,17 @@ INLINE void fill_panel(float *panel, const reading *t) {
 
 /* Few rows go along each weight row from end to end, as memory likes it; they are one tile. */
 INLINE void few_rows(sums *out, const area *a, bool bf16, int64_t piece) {
-  int64_t K = a->x->K;
+  int64_t K = a->x->K, n_pieces = (K + piece - 1) / piece;
+  int64_t n_tiles = (a->columns + TILE_W - 1) / TILE_W * n_pieces;
   reading t = {.dtype = a->dtype, .ahead_stride = K * (a->dtype == MOON_F32 ? 4 : 2)};
-  for (int64_t i = 0; i < a->columns; i += TILE_W)
-    for (int64_t k = 0; k < K; k += piece) {
-      choose_rows(&t, a, i, TILE_W, k, piece);
-      t.x = piece_of(a->x, a->m, k, &t.x_stride);
-      t.ahead = (const char *)t.w[0] + TILE_W * t.ahead_stride;
-      tile_of(&out->at[0][i], &t, bf16, a->rows);
-    }
+  for (int64_t tile = 0; tile < n_tiles; tile++) {
+    int64_t i = tile / n_pieces * TILE_W, k = tile % n_pieces * piece;
+    choose_rows(&t, a, i, TILE_W, k, piece);
+    t.x = piece_of(a->x, a->m, k, &t.x_stride);
+    t.ahead = tile_at(a, tile + 1, n_pieces, piece);
+    t.far = tile_at(a, tile + FAR_TILES, n_pieces, piece);
+    tile_of(&out->at[0][i], &t, bf16, a->rows);
+  }
 }
 
 /* Rows of x pass one panel of weight rows after the other, while the next one is fetched. */
@@ -269,6 +289,7 @@ INLINE void many_rows(sums *out, const area *a, bool bf16, int64_t piece, bool w
       for (int64_t tile = 0; tile < n_tiles; tile++) {
         int64_t r = tile * n_x;
         t.ahead = !with_panel && tile > 0 ? NULL : (const char *)t.w[0] + n_w * t.ahead_stride;
+        t.far = t.ahead;
         t.x = piece_of(a->x, a->m + r, k, &t.x_stride);
         if (with_panel)
           fetch_share(&t, tile, n_tiles);
