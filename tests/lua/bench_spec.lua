@@ -75,6 +75,19 @@ describe("moonscope bench", function()
     assert.truthy(result.out:find "\nprefill of 64 tokens, fast +%d", result.out)
   end)
 
+  it("leaves nothing behind when it is interrupted while another program runs", function()
+    for _, case in ipairs {
+      { "load", "\nstart, moonscope -e" }, -- then comes a model's first token, in a process of its own
+      { "convert", "\nwork " }, -- then a file is made and converted
+    } do
+      local result = process.moonscope({ "bench", case[1], "--shape", "tiny", "--rounds", "2" },
+        { env = { TMPDIR = folder }, interrupt_at = case[2] })
+      assert.equal(130, result.code, result.err)
+      assert.truthy(result.err:find "^moonscope: interrupted\n", result.err)
+      assert.same({}, { uv.fs_scandir_next(assert(uv.fs_scandir(folder))) })
+    end
+  end)
+
   it("says which program a kind needs", function()
     local environment = { PATH = folder, TMPDIR = folder }
     local result = process.moonscope({ "bench", "http", "--shape", "tiny" }, { env = environment })
