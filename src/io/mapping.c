@@ -132,9 +132,9 @@ static moon_status add(moon_mapping **out, void *data, size_t size, const char *
   return MOON_OK;
 }
 
-/* Read from the disk through the mapping, a file then comes into memory in huge pages where its file
- * system has such, so that its weights take fewer entries of the table of pages. A wish: whether it
- * is heard changes nothing else. */
+/* Read from the disk through the mapping, a file then comes into memory in huge pages where its
+ * file system has such, so that its weights take fewer entries of the table of pages. A wish:
+ * whether it is heard changes nothing else. */
 static void wish_huge_pages(void *data, size_t size) {
   madvise(data, size, MADV_HUGEPAGE);
 }
