@@ -14,7 +14,8 @@ local function run_wrk(port, connections)
     ("http://127.0.0.1:%d/health"):format(port) })
   local wrong = out:match "Non%-2xx[^\n]*" or out:match "Socket errors[^\n]*"
   if wrong then error(("wrk, %d connections: %s"):format(connections, wrong), 0) end
-  return assert(tonumber(out:match "(%d+) requests in"), out), assert(tonumber(out:match "Requests/sec:%s*([%d.]+)"), out)
+  local n, a_second = out:match "(%d+) requests in", out:match "Requests/sec:%s*([%d.]+)"
+  return assert(tonumber(n), out), assert(tonumber(a_second), out)
 end
 
 local function rate(port, connections) return (select(2, run_wrk(port, connections))) end

@@ -58,7 +58,8 @@ function M.start(name, arguments, opts)
   local pipe = opts.reads and uv.new_pipe() or nil
   local self = setmetatable({ name = name, text = "", pipe = pipe }, Program)
   local start = uv.hrtime()
-  local handle, pid = uv.spawn(name, { args = arguments, stdio = { nil, pipe, not opts.silent and 2 or nil } }, function(code)
+  local stdio = { nil, pipe, not opts.silent and 2 or nil }
+  local handle, pid = uv.spawn(name, { args = arguments, stdio = stdio }, function(code)
     self.code, self.seconds = code, (uv.hrtime() - start) / 1e9
     changed(self)
   end)
