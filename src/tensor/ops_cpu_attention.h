@@ -1,33 +1,46 @@
 // SPDX-License-Identifier: MIT
 /*
  * Attention of the query rows that share a kv head, ROWS of them at a time: the rows of a task are
- * the heads of the group of one token, then those of the next. Their keys come in blocks of
- * KEY_BLOCK, counted from position 0; scores of a block become weights relative to the largest
- * score up to there, and what was summed before is scaled to it. Keys and values of a block are
- * made f32 once for all rows, keys turned so that a vector holds SPAN / VECS of them.
+ * the heads of the group of one token, then those of the next. Their keys come in pieces of
+ * KEY_PIECE and, within a piece, in blocks of KEY_BLOCK, both counted from position 0; scores of a
+ * block become weights relative to the largest score of the piece up to there, and what was summed
+ * before is scaled to it. The sums of a piece are scaled in the same way when they are added to
+ * those of the pieces before. Keys and values of a block are made f32 once for all rows, keys
+ * turned so that a vector holds SPAN / VECS of them.
  *
- * Each score is summed over d_head in order, each output over the keys in order, and nothing
- * past the row's own position enters. So the bits of a row depend on its query and the cache alone.
- * Included by ops_cpu_kernels.h.
+ * Each score is summed over d_head in order, each output of a piece over its keys in order, the
+ * pieces in order, and nothing past the row's own position enters. So the bits of a row depend on
+ * its query and the cache alone, and the pieces of one token's long cache may be summed by as many
+ * threads as there are. Included by ops_cpu_kernels.h.
  */
 enum {
   SPAN = VECS * LANES, /* columns of a tile */
   AHEAD = 64,          /* rows of keys or values that are fetched before they are read */
   KEY_BLOCK = 128,     /* a multiple of SPAN */
+  KEY_PIECE = 512,     /* a multiple of KEY_BLOCK; adding pieces up is 1% of the work of one */
+  TASKS = 4,           /* of each thread at least, or one may wait long for the others */
   ROWS = 96            /* a multiple of QUERIES, which is the rows of a tile */
 };
 
 _Static_assert(KEY_BLOCK % SPAN == 0 && ROWS % QUERIES == 0, "blocks are whole tiles");
+_Static_assert(KEY_PIECE % KEY_BLOCK == 0, "pieces are whole blocks");
+
+/* Rows' sums over some of their keys, all f32. */
+typedef struct attention_sums {
+  float *out;     /* [n_rows][width], before the division */
+  float *weights; /* [n_rows][LANES] */
+  float *tops;    /* [n_rows] largest score */
+} attention_sums;
 
 /* Of one thread, all f32. */
 typedef struct attention_room {
-  float *q;       /* [ROWS][d_head], scaled */
-  float *out;     /* [ROWS][width], before the division */
-  float *keys;    /* [d_head][SPAN] of a span of them */
-  float *values;  /* [KEY_BLOCK][width], 0 from d_head on */
-  float *weights; /* [ROWS][KEY_BLOCK], first the scores */
-  float *sums;    /* [ROWS][LANES] of the weights */
-  float *tops;    /* [ROWS] largest score so far */
+  float *q;             /* [n_rows][d_head], scaled */
+  float *keys;          /* [d_head][SPAN] of a span of them */
+  float *values;        /* [KEY_BLOCK][width], 0 from d_head on */
+  float *weights;       /* [n_rows][KEY_BLOCK], first the scores */
+  attention_sums sums;  /* of the piece at hand: one of the two below, or others */
+  attention_sums whole; /* of the pieces so far */
+  attention_sums next;  /* of the piece after them */
 } attention_room;
 
 /* What a call does; width is d_head up to whole tiles. */
@@ -37,6 +50,11 @@ typedef struct attention_task {
   int64_t n_heads, group, d_head, width, window;
   float scale;
 } attention_task;
+
+/* Rows [begin, begin + n) of a kv head; keys [earliest, end) are all that one of them sees. */
+typedef struct query_rows {
+  int64_t head, begin, n, earliest, end;
+} query_rows;
 
 /* Columns [0, n) of a row that is read AHEAD rows later, on their way to the second cache. */
 INLINE void fetch_row(moon_dtype dtype, const void *row, int64_t n) {
@@ -140,9 +158,10 @@ INLINE void widen_values(moon_dtype dtype, float *values, int64_t width, const v
  * follow the new largest score. */
 static void soften(const attention_room *room, int64_t r, int64_t unseen, int64_t n,
                    int64_t width) {
-  float *x = room->weights + r * KEY_BLOCK, *out = room->out + r * width;
-  float before = room->tops[r];
-  vec largest = vec_set(before), sum = vec_load(room->sums + r * LANES);
+  const attention_sums *to = &room->sums;
+  float *x = room->weights + r * KEY_BLOCK, *out = to->out + r * width;
+  float before = to->tops[r];
+  vec largest = vec_set(before), sum = vec_load(to->weights + r * LANES);
   for (int64_t i = 0; i < unseen; i++)
     x[i] = -INFINITY;
   for (int64_t i = n; i % LANES; i++)
@@ -151,7 +170,7 @@ static void soften(const attention_room *room, int64_t r, int64_t unseen, int64_
     largest = vec_max(vec_load(x + i), largest);
   float top = vec_largest(largest);
   if (top > before) {
-    room->tops[r] = top;
+    to->tops[r] = top;
     vec shrink = vec_exp(vec_set(before - top)); /* 0 for the first block */
     sum = vec_mul(sum, shrink);
     for (int64_t j = 0; j < width; j += LANES)
@@ -163,7 +182,7 @@ static void soften(const attention_room *room, int64_t r, int64_t unseen, int64_
     vec_store(x + i, power);
     sum = vec_add(sum, power);
   }
-  vec_store(room->sums + r * LANES, sum);
+  vec_store(to->weights + r * LANES, sum);
 }
 
 /* Sums of n_q rows from r on, of values v [..][width]: over the keys that all of them see together,
@@ -179,7 +198,7 @@ static void mix(moon_dtype dtype, const attention_room *room, const void *v, con
   end = begin < end ? end : begin;
   const float *weights = room->weights + r * KEY_BLOCK;
   for (int64_t j = 0; j < width; j += SPAN) {
-    float *out = room->out + r * width + j;
+    float *out = room->sums.out + r * width + j;
 #define MIX(row, rows, first, last, fetches)                                                      \
   attention_rows(dtype, out + (row)*width, width, weights + (row)*KEY_BLOCK + (first), KEY_BLOCK, \
                  at(dtype, v, (first)*width + j), width, (last) - (first), rows, fetches)
@@ -239,65 +258,186 @@ INLINE int64_t row_of_query(const attention_task *t, int64_t head, int64_t r) {
   return (r / t->group * t->n_heads + head * t->group + r % t->group) * t->d_head;
 }
 
-/* Rows [begin, begin + n_rows) of a kv head. */
-static void attend(const attention_task *t, const attention_room *room, int64_t head, int64_t begin,
-                   int64_t n_rows) {
-  int64_t longest = 0, earliest = INT64_MAX, unseen[ROWS], sees[ROWS];
-  memset(room->out, 0, (size_t)(n_rows * t->width) * sizeof(float));
-  memset(room->sums, 0, (size_t)(n_rows * LANES) * sizeof(float));
-  for (int64_t r = 0; r < n_rows; r++) {
-    const float *q = (float *)moon_tensor_data(t->q) + row_of_query(t, head, begin + r);
-    int64_t n = t->position[(begin + r) / t->group] + 1;
-    for (int64_t d = 0; d < t->d_head; d++)
-      room->q[r * t->d_head + d] = q[d] * t->scale;
-    room->tops[r] = -INFINITY;
-    longest = n > longest ? n : longest;
-    earliest = n - t->window < earliest ? n - t->window : earliest;
+static query_rows find_rows(const attention_task *t, int64_t head, int64_t begin, int64_t n) {
+  query_rows rows = {head, begin, n, INT64_MAX, 0};
+  for (int64_t i = begin / t->group; i <= (begin + n - 1) / t->group; i++) {
+    int64_t end = t->position[i] + 1;
+    rows.end = end > rows.end ? end : rows.end;
+    rows.earliest = end - t->window < rows.earliest ? end - t->window : rows.earliest;
   }
-  earliest = earliest > 0 ? earliest / KEY_BLOCK * KEY_BLOCK : 0;
-  for (int64_t first = earliest; first < longest; first += KEY_BLOCK) {
-    int64_t n = longest - first < KEY_BLOCK ? longest - first : KEY_BLOCK;
-    for (int64_t r = 0; r < n_rows; r++) {
-      int64_t left = t->position[(begin + r) / t->group] + 1 - first;
-      unseen[r] = left > t->window ? left - t->window : 0;
-      sees[r] = left < 0 || unseen[r] >= n ? 0 : left < n ? left : n;
-    }
-    attend_block(t, room, unseen, sees, n_rows, head, first, n);
-  }
-  for (int64_t r = 0; r < n_rows; r++) {
-    float *out = (float *)moon_tensor_data(t->out) + row_of_query(t, head, begin + r);
-    float share = 1.0f / sum_lanes(vec_load(room->sums + r * LANES));
+  rows.earliest = rows.earliest > 0 ? rows.earliest : 0;
+  return rows;
+}
+
+static int64_t n_pieces(const query_rows *rows) {
+  return (rows->end + KEY_PIECE - 1) / KEY_PIECE - rows->earliest / KEY_PIECE;
+}
+
+/* Sums over no key. */
+static void clear_sums(const attention_sums *of, int64_t n_rows, int64_t width) {
+  memset(of->out, 0, (size_t)(n_rows * width) * sizeof(float));
+  memset(of->weights, 0, (size_t)(n_rows * LANES) * sizeof(float));
+  for (int64_t r = 0; r < n_rows; r++)
+    of->tops[r] = -INFINITY;
+}
+
+static void load_queries(const attention_task *t, float *to, const query_rows *rows) {
+  for (int64_t r = 0; r < rows->n; r++) {
+    const float *q = (float *)moon_tensor_data(t->q) + row_of_query(t, rows->head, rows->begin + r);
     for (int64_t d = 0; d < t->d_head; d++)
-      out[d] = room->out[r * t->width + d] * share;
+      to[r * t->d_head + d] = q[d] * t->scale;
   }
 }
 
-/* Cuts the room of a thread out of `all`, or counts its floats where that is NULL. */
-static int64_t take_attention_room(attention_room *room, float *all, int64_t d_head,
-                                   int64_t width) {
-  struct {
-    float **part;
-    int64_t n;
-  } parts[] = {
-      {&room->q, ROWS * d_head},
-      {&room->out, ROWS * width},
-      {&room->keys, SPAN * d_head},
-      {&room->values, KEY_BLOCK * width},
-      {&room->weights, ROWS * KEY_BLOCK},
-      {&room->sums, ROWS * LANES},
-      {&room->tops, ROWS},
-  };
+/* room->sums := over piece i of those that the rows see. */
+static void attend_piece(const attention_task *t, const attention_room *room,
+                         const query_rows *rows, int64_t i) {
+  int64_t unseen[ROWS], sees[ROWS], piece = (rows->earliest / KEY_PIECE + i) * KEY_PIECE;
+  int64_t end = rows->end - piece < KEY_PIECE ? rows->end : piece + KEY_PIECE;
+  int64_t first = rows->earliest > piece ? rows->earliest / KEY_BLOCK * KEY_BLOCK : piece;
+  clear_sums(&room->sums, rows->n, t->width);
+  for (; first < end; first += KEY_BLOCK) {
+    int64_t n = end - first < KEY_BLOCK ? end - first : KEY_BLOCK;
+    for (int64_t r = 0; r < rows->n; r++) {
+      int64_t left = t->position[(rows->begin + r) / t->group] + 1 - first;
+      unseen[r] = left > t->window ? left - t->window : 0;
+      sees[r] = left < 0 || unseen[r] >= n ? 0 : left < n ? left : n;
+    }
+    attend_block(t, room, unseen, sees, rows->n, rows->head, first, n);
+  }
+}
+
+/* Row r of `to` := of the other. */
+static void copy_sums(const attention_sums *to, const attention_sums *from, int64_t r,
+                      int64_t width) {
+  memcpy(to->out + r * width, from->out + r * width, (size_t)width * sizeof(float));
+  memcpy(to->weights + r * LANES, from->weights + r * LANES, LANES * sizeof(float));
+  to->tops[r] = from->tops[r];
+}
+
+/* Row r of `to` gets the sums of a piece, which is the next one. */
+static void add_piece(const attention_sums *to, const attention_sums *piece, int64_t r,
+                      int64_t width) {
+  float before = to->tops[r], here = piece->tops[r], top = here > before ? here : before;
+  float zero = top > -INFINITY ? top : 0;
+  float *out = to->out + r * width, *weights = to->weights + r * LANES;
+  vec shrink = vec_exp(vec_set(before - zero)), share = vec_exp(vec_set(here - zero));
+  to->tops[r] = top;
+  for (int64_t j = 0; j < width; j += LANES)
+    vec_store(out + j, vec_mul_add(share, vec_load(piece->out + r * width + j),
+                                   vec_mul(shrink, vec_load(out + j))));
+  vec_store(weights, vec_mul_add(share, vec_load(piece->weights + r * LANES),
+                                 vec_mul(shrink, vec_load(weights))));
+}
+
+/* The same for all rows that see something of piece i, which is not the first one: a row's first
+ * piece is what it has, and so is what a row has that does not see this one. */
+static void add_pieces(const attention_task *t, const attention_sums *to,
+                       const attention_sums *piece, const query_rows *rows, int64_t i) {
+  int64_t first = (rows->earliest / KEY_PIECE + i) * KEY_PIECE;
+  for (int64_t r = 0; r < rows->n; r++) {
+    int64_t end = t->position[(rows->begin + r) / t->group] + 1;
+    if (end <= first || end - t->window >= first + KEY_PIECE)
+      continue;
+    if (end - t->window >= first)
+      copy_sums(to, piece, r, t->width);
+    else
+      add_piece(to, piece, r, t->width);
+  }
+}
+
+static void store_rows(const attention_task *t, const attention_sums *of, const query_rows *rows) {
+  for (int64_t r = 0; r < rows->n; r++) {
+    float *out = (float *)moon_tensor_data(t->out) + row_of_query(t, rows->head, rows->begin + r);
+    float share = 1.0f / sum_lanes(vec_load(of->weights + r * LANES));
+    for (int64_t d = 0; d < t->d_head; d++)
+      out[d] = of->out[r * t->width + d] * share;
+  }
+}
+
+/* All pieces of some rows, one after the other. */
+static void attend(const attention_task *t, attention_room *room, const query_rows *rows) {
+  load_queries(t, room->q, rows);
+  for (int64_t i = 0; i < n_pieces(rows); i++) {
+    room->sums = i == 0 ? room->whole : room->next;
+    attend_piece(t, room, rows, i);
+    if (i > 0)
+      add_pieces(t, &room->whole, &room->next, rows, i);
+  }
+  store_rows(t, &room->whole, rows);
+}
+
+/* Cuts parts out of `all`, each of whole cache lines, or counts their floats where that is NULL. */
+static int64_t take_parts(float *all, int n_parts, float **const *parts, const int64_t *sizes) {
+  const int64_t line = CACHE_LINE / (int64_t)sizeof *all;
   int64_t n = 0;
-  for (size_t i = 0; i < sizeof parts / sizeof *parts; n += parts[i++].n)
-    *parts[i].part = all ? all + n : NULL;
+  for (int i = 0; i < n_parts; n += (sizes[i++] + line - 1) / line * line)
+    *parts[i] = all ? all + n : NULL;
   return n;
+}
+
+static int64_t take_sums(attention_sums *of, float *all, int64_t n_rows, int64_t width) {
+  float **const parts[] = {&of->out, &of->weights, &of->tops};
+  return take_parts(all, 3, parts, (int64_t[]){n_rows * width, n_rows * LANES, n_rows});
+}
+
+static int64_t take_room(attention_room *room, float *all, const attention_task *t,
+                         int64_t n_rows) {
+  float **const parts[] = {&room->q, &room->keys, &room->values, &room->weights};
+  int64_t n = take_parts(
+      all, 4, parts,
+      (int64_t[]){n_rows * t->d_head, SPAN * t->d_head, KEY_BLOCK * t->width, n_rows * KEY_BLOCK});
+  if (all && t->width > t->d_head)
+    memset(room->values, 0, (size_t)(KEY_BLOCK * t->width) * sizeof(float));
+  n += take_sums(&room->whole, all ? all + n : NULL, n_rows, t->width);
+  return n + take_sums(&room->next, all ? all + n : NULL, n_rows, t->width);
+}
+
+/* Blocks of rows, each a thread's. The last blocks see the most keys, so they come first. */
+static void attend_blocks(const attention_task *t, attention_room *room, int64_t n_rows) {
+  int64_t n_blocks = (n_rows + ROWS - 1) / ROWS, n_kv_heads = t->k->shape[0];
+#pragma omp for schedule(dynamic, 1)
+  for (int64_t i = 0; i < n_blocks * n_kv_heads; i++) {
+    int64_t begin = (n_blocks - 1 - i / n_kv_heads) * ROWS;
+    query_rows rows =
+        find_rows(t, i % n_kv_heads, begin, n_rows - begin < ROWS ? n_rows - begin : ROWS);
+    attend(t, room, &rows);
+  }
+}
+
+/* Rows of which there are too few for all threads: the threads share their pieces, and add them up
+ * when all are there. `memory`: for the sums of every piece of every kv head. */
+static void attend_together(const attention_task *t, attention_room *room, const query_rows *rows,
+                            float *memory) {
+  int64_t n = n_pieces(rows), n_kv_heads = t->k->shape[0];
+  attention_sums whole, next;
+  int64_t size = take_sums(&whole, NULL, rows->n, t->width);
+#pragma omp for schedule(dynamic, 1)
+  for (int64_t i = 0; i < n * n_kv_heads; i++) {
+    query_rows mine = *rows;
+    mine.head = i / n;
+    load_queries(t, room->q, &mine);
+    take_sums(&room->sums, memory + i * size, rows->n, t->width);
+    attend_piece(t, room, &mine, i % n);
+  }
+#pragma omp for schedule(static)
+  for (int64_t head = 0; head < n_kv_heads; head++) {
+    query_rows mine = *rows;
+    mine.head = head;
+    take_sums(&whole, memory + head * n * size, rows->n, t->width);
+    for (int64_t i = 1; i < n; i++) {
+      take_sums(&next, memory + (head * n + i) * size, rows->n, t->width);
+      add_pieces(t, &whole, &next, rows, i);
+    }
+    store_rows(t, &whole, &mine);
+  }
 }
 
 static moon_status attention(const moon_tensor *out, const moon_tensor *q, const moon_tensor *k,
                              const moon_tensor *v, const moon_tensor *positions, int64_t window,
                              float scale, moon_arithmetic arithmetic, moon_err *err) {
   (void)arithmetic;
-  int64_t n = q->shape[0], n_kv_heads = k->shape[0], d_head = q->shape[2], longest = 0;
+  int64_t n = q->shape[0], n_kv_heads = k->shape[0], d_head = q->shape[2];
   attention_task t = {.out = out,
                       .q = q,
                       .k = k,
@@ -309,26 +449,30 @@ static moon_status attention(const moon_tensor *out, const moon_tensor *q, const
                       .width = (d_head + SPAN - 1) / SPAN * SPAN,
                       .window = window,
                       .scale = scale};
-  for (int64_t i = 0; i < n; i++)
-    longest = t.position[i] + 1 > longest ? t.position[i] + 1 : longest;
-  int threads = worth_threads(n * longest * t.n_heads * d_head) ? moon_cpu_threads() : 1;
+  int64_t n_rows = n * t.group, n_blocks = (n_rows + ROWS - 1) / ROWS;
+  if (n_rows == 0)
+    return MOON_OK;
+  query_rows all = find_rows(&t, 0, 0, n_rows);
+  int threads = worth_threads(n * all.end * t.n_heads * d_head) ? moon_cpu_threads() : 1;
+  bool shares =
+      threads > 1 && n_blocks == 1 && n_pieces(&all) > 1 && n_kv_heads < (int64_t)TASKS * threads;
   attention_room room;
-  int64_t size = take_attention_room(&room, NULL, d_head, t.width);
-  float *all = calloc((size_t)(threads * size), sizeof *all);
-  if (!all)
-    return moon_fail(err, MOON_ENOMEM, "attention: no memory for %lld scores",
-                     (long long)(threads * size));
-  int64_t rows = n * t.group, n_blocks = (rows + ROWS - 1) / ROWS;
+  attention_sums one;
+  int64_t height = n_rows < ROWS ? n_rows : ROWS, size = take_room(&room, NULL, &t, height);
+  int64_t shared =
+      shares ? n_kv_heads * n_pieces(&all) * take_sums(&one, NULL, n_rows, t.width) : 0;
+  float *memory = aligned_alloc(CACHE_LINE, (size_t)(threads * size + shared) * sizeof *memory);
+  if (!memory)
+    return moon_fail(err, MOON_ENOMEM, "attention: no memory for %lld sums",
+                     (long long)(threads * size + shared));
 #pragma omp parallel num_threads(threads) private(room)
   {
-    take_attention_room(&room, all + omp_get_thread_num() * size, d_head, t.width);
-    /* The last blocks see the most keys, so they come first. */
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t i = 0; i < n_blocks * n_kv_heads; i++) {
-      int64_t begin = (n_blocks - 1 - i / n_kv_heads) * ROWS;
-      attend(&t, &room, i % n_kv_heads, begin, rows - begin < ROWS ? rows - begin : ROWS);
-    }
+    take_room(&room, memory + omp_get_thread_num() * size, &t, height);
+    if (shares)
+      attend_together(&t, &room, &all, memory + threads * size);
+    else
+      attend_blocks(&t, &room, n_rows);
   }
-  free(all);
+  free(memory);
   return MOON_OK;
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
  * The row rule at the sizes of a real model: 128 rows alone, in blocks of 7, all at once and all at
- * once again give the same bits, in products, attention over a long cache, norms and features. A
- * backend that picks a kernel by the number of rows, or splits a sum by it, fails here; test_ops
- * has too small shapes to tempt it.
+ * once again, with any number of threads, give the same bits, in products, attention over a long
+ * cache, norms and features. A backend that picks a kernel by the number of rows or threads, or
+ * splits a sum by it, fails here; test_ops has too small shapes to tempt it.
  *
  *   test_rows [BACKEND...] [shape=8b]     BACKEND: an instruction set or a device; default: every
  * instruction set that this CPU has. shape: 8b is Llama 3.1 8B with an SAE of 65,536 features
@@ -17,13 +17,18 @@
 #include "tensor/dtype.h"
 #include "tensor/ops.h"
 
-enum { N_ROWS = 128, MAX_BACKENDS = 16, BLOCK = 1 << 20 /* elements that are drawn; then again */ };
+enum {
+  N_ROWS = 128,
+  MAX_BACKENDS = 16,
+  BLOCK = 1 << 20, /* elements that are drawn; then again */
+  MANY_THREADS = 16
+};
 
 typedef struct shape {
   int64_t d_model, d_ff, n_vocab, d_sae, n_heads, n_kv_heads, d_head, n_ctx;
 } shape;
 
-static const shape small = {512, 704, 1000, 1200, 4, 2, 64, 300};
+static const shape small = {512, 704, 1000, 1200, 4, 2, 64, 1300};
 static const shape llama_8b = {4096, 14336, 128256, 65536, 32, 8, 128, 4096};
 
 /* An operation on some rows: x and out are views of them, `first` is the number of the first. */
@@ -96,29 +101,35 @@ static void run(const trial *t, int64_t block) {
 }
 
 /* Columns of the first row that differs, in words. */
-static void report(const trial *t, int64_t block, const float *got, const float *want) {
+static void report(const trial *t, int64_t block, int threads, const float *got,
+                   const float *want) {
   int64_t n = moon_tensor_count(&t->out), width = n / N_ROWS;
   for (int64_t i = 0; i < n; i++)
     if (memcmp(&got[i], &want[i], sizeof *got) != 0) {
-      printf("FAILED %s on %s, blocks of %d rows: row %" PRId64 ", column %" PRId64
+      printf("FAILED %s on %s, blocks of %d rows, %d threads: row %" PRId64 ", column %" PRId64
              " is %.9g, all at once %.9g\n",
-             t->name, backend, (int)block, i / width, i % width, (double)got[i], (double)want[i]);
+             t->name, backend, (int)block, threads, i / width, i % width, (double)got[i],
+             (double)want[i]);
       return;
     }
 }
 
 static void check(const trial *t) {
-  static const int64_t blocks[] = {N_ROWS, N_ROWS, 7, 1};
+  static const struct {
+    int64_t block;
+    int threads;
+  } ways[] = {{N_ROWS, 2}, {N_ROWS, 2}, {7, 1}, {1, 1}, {1, 2}, {7, MANY_THREADS}};
   moon_err err;
   size_t size = moon_tensor_size_bytes(&t->out);
   float *want = malloc(size), *got = malloc(size);
-  for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++) {
+  for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
     must(moon_op_fill(&t->out, -1, &err), &err);
-    run(t, blocks[i]);
+    moon_cpu_set_threads(ways[i].threads);
+    run(t, ways[i].block);
     must(moon_tensor_read(&t->out, i == 0 ? want : got, &err), &err);
     if (i > 0 && memcmp(got, want, size) != 0) {
       n_failures++;
-      report(t, blocks[i], got, want);
+      report(t, ways[i].block, ways[i].threads, got, want);
     }
   }
   free(want);

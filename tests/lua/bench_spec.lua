@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: MIT
 local uv = require "luv"
+local fixtures = require "fixtures"
 local json = require "moonscope.json"
 local process = require "process"
 
@@ -47,8 +48,8 @@ describe("moonscope bench", function()
     assert.same({
       "decode", "decode, 4 sequences at once", "decode, 16 sequences at once",
       "decode, 2048 features at one layer, one set", "prefill of 16 tokens, exact", "prefill of 64 tokens, exact",
-      "prefill up to 32 tokens, exact", "prefill up to 128 tokens, exact", "decode after 32 tokens",
-      "decode after 128 tokens",
+      "prefill up to 32 tokens, exact, threads: 1", "prefill up to 128 tokens, exact, threads: 1",
+      "decode after 32 tokens, threads: 1", "decode after 128 tokens, threads: 1",
     }, works_of(report))
   end)
 
@@ -64,7 +65,7 @@ describe("moonscope bench", function()
     local report, units = measured("convert", "load"), {}
     check_lines(report.lines)
     for i, line in ipairs(report.lines) do units[i] = line.unit end
-    assert.same({ "ms", "ms", "ms", "ms", "MiB", "ms", "ms" }, units)
+    assert.same({ "ms", "ms", "ms", "ms", "ms", "ms", "MiB", "ms", "ms" }, units)
   end)
 
   it("prints a table of the same", function()
@@ -73,6 +74,17 @@ describe("moonscope bench", function()
     assert.truthy(result.out:find("1 threads; tiny, random weights; medians of 1 rounds", 1, true), result.out)
     assert.truthy(result.out:find("3 of 4 layers: each costs what it costs among all", 1, true), result.out)
     assert.truthy(result.out:find "\nprefill of 64 tokens, fast +%d", result.out)
+  end)
+
+  it("leaves nothing behind when it is interrupted while another program runs", function()
+    local path = folder .. "/true" -- what the start of moonscope is measured beside
+    fixtures.write(path, "#!/bin/sh\necho it runs >&2\nexec sleep 5\n")
+    assert(uv.fs_chmod(path, tonumber("700", 8)))
+    local result = process.moonscope({ "bench", "load", "--shape", "tiny", "--rounds", "1" },
+      { env = { TMPDIR = folder, PATH = folder .. ":" .. os.getenv "PATH" }, interrupt_at = "it runs\n" })
+    assert(uv.fs_unlink(path))
+    assert.same({ 130, "it runs\nmoonscope: interrupted\n" }, { result.code, result.err })
+    assert.is_true(result.ms < 5000) -- it did not wait for that program
   end)
 
   it("says which program a kind needs", function()

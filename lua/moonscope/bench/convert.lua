@@ -50,12 +50,7 @@ return function(bench)
   local s, folder = bench.shape, bench.folder .. "/convert"
   assert(uv.fs_mkdir(folder, tonumber("700", 8)))
   local path, copy, output = folder .. "/sae.pth", folder .. "/copy", folder .. "/sae_layer_0.safetensors"
-  pth.write(path, {
-    { name = "encoder_linear.weight", shape = { s.d_sae, s.d_model } },
-    { name = "encoder_linear.bias", shape = { s.d_sae } },
-    { name = "decoder_linear.weight", shape = { s.d_model, s.d_sae } },
-    { name = "decoder_linear.bias", shape = { s.d_model } },
-  })
+  pth.sae(path, s.d_model, s.d_sae)
   local cp, sync = assert(process.find "cp"), assert(process.find "sync")
   process.run(sync, { path })
   local size = ("%.2f GB"):format(uv.fs_stat(path).size / 1e9)

@@ -1,6 +1,8 @@
 -- SPDX-License-Identifier: MIT
----How prefill and decode grow with the context: one long prompt in pieces, a few tokens after each.
+---How prefill and decode grow with the context: one long prompt in pieces, a few tokens after each, on one
+---thread and on all; beside what the operations and the bytes of that context take at least.
 local uv = require "luv"
+local core = require "moonscope.core"
 local measure = require "moonscope.bench.measure"
 local shapes = require "moonscope.bench.shapes"
 
@@ -36,20 +38,35 @@ local function walk(bench, rows)
   end
 end
 
-return function(bench)
+local function new_rows(bench, n_threads)
   local rows = {}
   for i, context in ipairs(bench.shape.contexts) do
+    local prefill = ("prefill up to %d tokens, %s, threads: %d"):format(context, bench.precision, n_threads)
     rows[i] = {
-      prefill = { work = ("prefill up to %d tokens, %s"):format(context, bench.precision), figures = {}, limits = {} },
-      decode = { work = ("decode after %d tokens"):format(context), limit_of = "read bandwidth", figures = {},
-        limits = {} },
+      prefill = { work = prefill, figures = {}, limits = {} },
+      decode = { work = ("decode after %d tokens, threads: %d"):format(context, n_threads), limit_of = "read bandwidth",
+        figures = {}, limits = {} },
     }
   end
-  for _ = 1, bench.n_rounds do walk(bench, rows) end
+  return rows
+end
+
+local function report(bench, rows)
   for _, kind in ipairs { "prefill", "decode" } do
     for _, row in ipairs(rows) do
       local r = row[kind]
       bench:report(measure.line({ work = r.work, unit = "tokens/s", limit_of = r.limit_of }, r.figures, r.limits, {}))
     end
+  end
+end
+
+return function(bench)
+  local all_threads = core.threads()
+  local restore <close> = setmetatable({}, { __close = function() core.set_threads(all_threads) end })
+  for _, n_threads in ipairs(all_threads > 1 and { 1, all_threads } or { 1 }) do
+    core.set_threads(n_threads)
+    local rows = new_rows(bench, n_threads)
+    for _ = 1, bench.n_rounds do walk(bench, rows) end
+    report(bench, rows)
   end
 end

@@ -37,7 +37,9 @@ Bench.__index = Bench
 ---  peers: others that do a work as well, by its name and in its unit; with them, no other work is measured
 ---@return moonscope.bench.Bench  to be closed
 function M.new(opts)
-  local folder = assert(uv.fs_mkdtemp((os.getenv "TMPDIR" or "/tmp") .. "/moonscope-bench-XXXXXX"))
+  local parent = os.getenv "TMPDIR" or "/tmp"
+  local folder, message = uv.fs_mkdtemp(parent .. "/moonscope-bench-XXXXXX")
+  if not folder then error(("bench: TMPDIR: %s: no folder can be made there: %s"):format(parent, message), 0) end
   return setmetatable({
     shape = shapes.shape(opts.shape, opts.layers), precision = opts.precision, n_rounds = opts.rounds,
     limits = limits.new(MEMORY[opts.shape] or LARGE), folder = folder, report_line = opts.on_line,

@@ -72,4 +72,17 @@ function M.write(path, tensors)
   assert(file:write(records, "PK\5\6", ("<I2I2I2I2I4I4I2"):pack(0, 0, #directory, #directory, #records, start, 0)))
 end
 
+---A published autoencoder: an encoder, and a decoder that lies across.
+---@param path string
+---@param d_model integer
+---@param d_sae integer
+function M.sae(path, d_model, d_sae)
+  M.write(path, {
+    { name = "encoder_linear.weight", shape = { d_sae, d_model } },
+    { name = "encoder_linear.bias", shape = { d_sae } },
+    { name = "decoder_linear.weight", shape = { d_model, d_sae } },
+    { name = "decoder_linear.bias", shape = { d_model } },
+  })
+end
+
 return M
