@@ -34,6 +34,9 @@ enum {
   FETCHED_ROWS = 4 /* weight rows that a tile fetches for the next panel */
 };
 
+/* A loop over a tile's rows: were it not all laid out, the sums would pass through memory. */
+#define UNROLL _Pragma("GCC unroll 32")
+
 /* Sums of a block of one product. */
 typedef struct sums {
   float at[M_BLOCK][N_BLOCK];
@@ -76,19 +79,21 @@ INLINE void fetch_ahead(const reading *t, int64_t i) {
     __builtin_prefetch(p + j * t->ahead_stride);
 }
 
-/* One share of the PANEL_W rows ahead, into the second cache: memory takes as long for all of them
- * as many tiles do. */
-INLINE void fetch_share(const reading *t, int64_t share, int64_t n_shares) {
-  int64_t lines = t->K * (t->dtype == MOON_F32 ? 4 : 2) / CACHE_LINE + 1;
-  int64_t first = PANEL_W * lines * share / n_shares;
-  int64_t last = PANEL_W * lines * (share + 1) / n_shares;
-  int64_t line = first % lines;
-  const char *row = t->ahead + first / lines * t->ahead_stride;
-  for (int64_t i = first; i < last; i++) {
-    __builtin_prefetch(row + line * CACHE_LINE, 0, 2);
-    if (++line == lines) {
-      line = 0;
-      row += t->ahead_stride;
+/* PANEL_W rows on their way into the second cache, a share with each tile: memory takes as long for
+ * all of them as many tiles do. */
+typedef struct fetching {
+  const char *row;
+  int64_t line, lines, stride, share, left; /* stride in bytes, the others in lines */
+} fetching;
+
+INLINE void fetch_share(fetching *f) {
+  int64_t n = f->share < f->left ? f->share : f->left;
+  f->left -= n;
+  for (int64_t i = 0; i < n; i++) {
+    __builtin_prefetch(f->row + f->line * CACHE_LINE, 0, 2);
+    if (++f->line == f->lines) {
+      f->line = 0;
+      f->row += f->stride;
     }
   }
 }
@@ -97,17 +102,20 @@ INLINE void fetch_share(const reading *t, int64_t share, int64_t n_shares) {
 INLINE void clear(vec *sum, int n) {
   vec zero = vec_zero();
   __asm__("" : "+v"(zero));
+  UNROLL
   for (int s = 0; s < n; s++)
     sum[s] = zero;
 }
 
 /* out[r][j] += lanes of sum[r * n_w + j]; n_w is a multiple of 4 */
 INLINE void add_sums(float *out, int64_t stride, const vec *sum, int n_x, int n_w) {
+  UNROLL
   for (int r = 0; r < n_x; r++)
-    for (int j = 0; j < n_w; j += 4) {
-      const vec *s = sum + r * n_w + j;
-      vec_add_sum4(out + r * stride + j, s[0], s[1], s[2], s[3]);
-    }
+    UNROLL
+  for (int j = 0; j < n_w; j += 4) {
+    const vec *s = sum + r * n_w + j;
+    vec_add_sum4(out + r * stride + j, s[0], s[1], s[2], s[3]);
+  }
 }
 
 /* What is left of K where a vector is not full. */
@@ -126,10 +134,13 @@ INLINE void tile_f32(float *out, int64_t stride, const reading *t, int n_x, int 
   clear(sum, n_x * n_w);
   for (; i + LANES <= t->K; i += LANES) {
     fetch_ahead(t, i);
+    UNROLL
     for (int r = 0; r < n_x; r++)
       row[r] = vec_load(x + r * t->x_stride + i);
+    UNROLL
     for (int j = 0; j < n_w; j++) {
       vec w = load_vec(t->dtype, t->w[j], i);
+      UNROLL
       for (int r = 0; r < n_x; r++)
         sum[r * n_w + j] = vec_mul_add(row[r], w, sum[r * n_w + j]);
     }
@@ -145,11 +156,39 @@ INLINE void tile_panel(float *out, int64_t stride, const reading *t, int n_x) {
   int64_t i = 0;
   clear(sum, n_x * PANEL_W);
   for (; i + LANES <= t->K; i += LANES, x += LANES, w += PANEL_W * LANES) {
+    UNROLL
     for (int r = 0; r < n_x; r++)
       row[r] = vec_load(x + r * t->x_stride);
+    UNROLL
     for (int j = 0; j < PANEL_W; j++) {
       vec one = vec_load(w + j * LANES);
       __asm__("" : "+v"(one)); /* loaded once, not with each product */
+      UNROLL
+      for (int r = 0; r < n_x; r++)
+        sum[r * PANEL_W + j] = vec_mul_add(row[r], one, sum[r * PANEL_W + j]);
+    }
+  }
+  add_sums(out, stride, sum, n_x, PANEL_W);
+  add_rest(out, stride, t, i, n_x, PANEL_W);
+}
+
+/* The same with PANEL_W rows of f32 where they lie. */
+INLINE void tile_rows(float *out, int64_t stride, const reading *t, int n_x) {
+  vec sum[MAX_SUMS], row[PANEL_X];
+  const float *x = t->x, *w[MAX_W];
+  int64_t i = 0;
+  for (int j = 0; j < PANEL_W; j++)
+    w[j] = t->w[j];
+  clear(sum, n_x * PANEL_W);
+  for (; i + LANES <= t->K; i += LANES) {
+    UNROLL
+    for (int r = 0; r < n_x; r++)
+      row[r] = vec_load(x + i + r * t->x_stride);
+    UNROLL
+    for (int j = 0; j < PANEL_W; j++) {
+      vec one = vec_load(w[j] + i);
+      __asm__("" : "+v"(one));
+      UNROLL
       for (int r = 0; r < n_x; r++)
         sum[r * PANEL_W + j] = vec_mul_add(row[r], one, sum[r * PANEL_W + j]);
     }
@@ -191,15 +230,22 @@ INLINE void tile_bf16(float *out, int64_t stride, const reading *t, int n_x, int
 }
 #endif
 
+INLINE void panel_of(float *out, const reading *t, int n_x) {
+  if (t->dtype == MOON_F32)
+    tile_rows(out, N_BLOCK, t, n_x);
+  else
+    tile_panel(out, N_BLOCK, t, n_x);
+}
+
 /* n_x of one tile, as a constant for each. */
-INLINE void tile_of(float *out, const reading *t, bool bf16, int64_t n_x) {
+INLINE void tile_of(float *out, const reading *t, bool bf16, bool wide, int64_t n_x) {
 #define CASE(n)                              \
   case n:                                    \
     if (bf16)                                \
       tile_bf16(out, N_BLOCK, t, n, TILE_W); \
-    else if (t->panel && (n) <= PANEL_X)     \
-      tile_panel(out, N_BLOCK, t, n);        \
-    else if (!t->panel && (n) <= TILE_X)     \
+    else if (wide && (n) <= PANEL_X)         \
+      panel_of(out, t, n);                   \
+    else if (!wide && (n) <= TILE_X)         \
       tile_f32(out, N_BLOCK, t, n, TILE_W);  \
     break
   switch (n_x) {
@@ -249,30 +295,40 @@ INLINE void few_rows(sums *out, const area *a, bool bf16, int64_t piece) {
       choose_rows(&t, a, i, TILE_W, k, piece);
       t.x = piece_of(a->x, a->m, k, &t.x_stride);
       t.ahead = (const char *)t.w[0] + TILE_W * t.ahead_stride;
-      tile_of(&out->at[0][i], &t, bf16, a->rows);
+      tile_of(&out->at[0][i], &t, bf16, false, a->rows);
     }
 }
 
-/* Rows of x pass one panel of weight rows after the other, while the next one is fetched. */
-INLINE void many_rows(sums *out, const area *a, bool bf16, int64_t piece, bool with_panel) {
+/* Rows of x pass one panel of weight rows after the other, while the next one is fetched. Rows of
+ * f32 serve where they lie: each one's piece is spread over all of the first cache. */
+INLINE void many_rows(sums *out, const area *a, bool bf16, int64_t piece, bool wide) {
   _Alignas(CACHE_LINE) float panel[PANEL_W * K_BLOCK];
-  const int n_x = with_panel ? PANEL_X : TILE_X, n_w = with_panel ? PANEL_W : TILE_W;
+  const int n_x = wide ? PANEL_X : TILE_X, n_w = wide ? PANEL_W : TILE_W;
   int64_t K = a->x->K, n_tiles = (a->rows + n_x - 1) / n_x;
-  reading t = {.dtype = a->dtype,
-               .ahead_stride = K * (a->dtype == MOON_F32 ? 4 : 2),
-               .panel = with_panel ? panel : NULL};
+  reading t = {
+      .dtype = a->dtype, .ahead_stride = K * (a->dtype == MOON_F32 ? 4 : 2), .panel = panel};
   for (int64_t k = 0; k < K; k += piece)
     for (int64_t i = 0; i < a->columns; i += n_w) {
       choose_rows(&t, a, i, n_w, k, piece);
-      if (with_panel)
+      if (wide && a->dtype != MOON_F32)
         fill_panel(panel, &t);
+      t.ahead = (const char *)t.w[0] + n_w * t.ahead_stride;
+      int64_t lines = t.K * (a->dtype == MOON_F32 ? 4 : 2) / CACHE_LINE + 1;
+      fetching f = {.row = t.ahead,
+                    .lines = lines,
+                    .stride = t.ahead_stride,
+                    .share = (PANEL_W * lines + n_tiles - 1) / n_tiles,
+                    .left = PANEL_W * lines};
+      const char *x = piece_of(a->x, a->m, k, &t.x_stride);
+      int64_t x_step = n_x * t.x_stride * (a->x->dtype == MOON_F32 ? 4 : 2);
       for (int64_t tile = 0; tile < n_tiles; tile++) {
         int64_t r = tile * n_x;
-        t.ahead = !with_panel && tile > 0 ? NULL : (const char *)t.w[0] + n_w * t.ahead_stride;
-        t.x = piece_of(a->x, a->m + r, k, &t.x_stride);
-        if (with_panel)
-          fetch_share(&t, tile, n_tiles);
-        tile_of(&out->at[r][i], &t, bf16, a->rows - r < n_x ? a->rows - r : n_x);
+        if (!wide && tile > 0)
+          t.ahead = NULL;
+        t.x = x + tile * x_step;
+        if (wide)
+          fetch_share(&f);
+        tile_of(&out->at[r][i], &t, bf16, wide, a->rows - r < n_x ? a->rows - r : n_x);
       }
     }
 }
