@@ -39,6 +39,9 @@ enum {
   FAR_TILES = 4     /* 16 to 64 KiB ahead */
 };
 
+/* A loop over a tile's rows: were it not all laid out, the sums would pass through memory. */
+#define UNROLL _Pragma("GCC unroll 32")
+
 /* Sums of a block of one product. */
 typedef struct sums {
   float at[M_BLOCK][N_BLOCK];
@@ -88,19 +91,21 @@ INLINE void fetch_ahead(const reading *t, int64_t i) {
   }
 }
 
-/* One share of the PANEL_W rows ahead, into the second cache: memory takes as long for all of them
- * as many tiles do. */
-INLINE void fetch_share(const reading *t, int64_t share, int64_t n_shares) {
-  int64_t lines = t->K * (t->dtype == MOON_F32 ? 4 : 2) / CACHE_LINE + 1;
-  int64_t first = PANEL_W * lines * share / n_shares;
-  int64_t last = PANEL_W * lines * (share + 1) / n_shares;
-  int64_t line = first % lines;
-  const char *row = t->ahead + first / lines * t->ahead_stride;
-  for (int64_t i = first; i < last; i++) {
-    __builtin_prefetch(row + line * CACHE_LINE, 0, 2);
-    if (++line == lines) {
-      line = 0;
-      row += t->ahead_stride;
+/* PANEL_W rows on their way into the second cache, a share with each tile: memory takes as long for
+ * all of them as many tiles do. */
+typedef struct fetching {
+  const char *row;
+  int64_t line, lines, stride, share, left; /* stride in bytes, the others in lines */
+} fetching;
+
+INLINE void fetch_share(fetching *f) {
+  int64_t n = f->share < f->left ? f->share : f->left;
+  f->left -= n;
+  for (int64_t i = 0; i < n; i++) {
+    __builtin_prefetch(f->row + f->line * CACHE_LINE, 0, 2);
+    if (++f->line == f->lines) {
+      f->line = 0;
+      f->row += f->stride;
     }
   }
 }
@@ -109,17 +114,20 @@ INLINE void fetch_share(const reading *t, int64_t share, int64_t n_shares) {
 INLINE void clear(vec *sum, int n) {
   vec zero = vec_zero();
   __asm__("" : "+v"(zero));
+  UNROLL
   for (int s = 0; s < n; s++)
     sum[s] = zero;
 }
 
 /* out[r][j] += lanes of sum[r * n_w + j]; n_w is a multiple of 4 */
 INLINE void add_sums(float *out, int64_t stride, const vec *sum, int n_x, int n_w) {
+  UNROLL
   for (int r = 0; r < n_x; r++)
-    for (int j = 0; j < n_w; j += 4) {
-      const vec *s = sum + r * n_w + j;
-      vec_add_sum4(out + r * stride + j, s[0], s[1], s[2], s[3]);
-    }
+    UNROLL
+  for (int j = 0; j < n_w; j += 4) {
+    const vec *s = sum + r * n_w + j;
+    vec_add_sum4(out + r * stride + j, s[0], s[1], s[2], s[3]);
+  }
 }
 
 /* What is left of K where a vector is not full. */
@@ -138,10 +146,13 @@ INLINE void tile_f32(float *out, int64_t stride, const reading *t, int n_x, int 
   clear(sum, n_x * n_w);
   for (; i + LANES <= t->K; i += LANES) {
     fetch_ahead(t, i);
+    UNROLL
     for (int r = 0; r < n_x; r++)
       row[r] = vec_load(x + r * t->x_stride + i);
+    UNROLL
     for (int j = 0; j < n_w; j++) {
       vec w = load_vec(t->dtype, t->w[j], i);
+      UNROLL
       for (int r = 0; r < n_x; r++)
         sum[r * n_w + j] = vec_mul_add(row[r], w, sum[r * n_w + j]);
     }
@@ -157,11 +168,39 @@ INLINE void tile_panel(float *out, int64_t stride, const reading *t, int n_x) {
   int64_t i = 0;
   clear(sum, n_x * PANEL_W);
   for (; i + LANES <= t->K; i += LANES, x += LANES, w += PANEL_W * LANES) {
+    UNROLL
     for (int r = 0; r < n_x; r++)
       row[r] = vec_load(x + r * t->x_stride);
+    UNROLL
     for (int j = 0; j < PANEL_W; j++) {
       vec one = vec_load(w + j * LANES);
       __asm__("" : "+v"(one)); /* loaded once, not with each product */
+      UNROLL
+      for (int r = 0; r < n_x; r++)
+        sum[r * PANEL_W + j] = vec_mul_add(row[r], one, sum[r * PANEL_W + j]);
+    }
+  }
+  add_sums(out, stride, sum, n_x, PANEL_W);
+  add_rest(out, stride, t, i, n_x, PANEL_W);
+}
+
+/* The same with PANEL_W rows of f32 where they lie. */
+INLINE void tile_rows(float *out, int64_t stride, const reading *t, int n_x) {
+  vec sum[MAX_SUMS], row[PANEL_X];
+  const float *x = t->x, *w[MAX_W];
+  int64_t i = 0;
+  for (int j = 0; j < PANEL_W; j++)
+    w[j] = t->w[j];
+  clear(sum, n_x * PANEL_W);
+  for (; i + LANES <= t->K; i += LANES) {
+    UNROLL
+    for (int r = 0; r < n_x; r++)
+      row[r] = vec_load(x + i + r * t->x_stride);
+    UNROLL
+    for (int j = 0; j < PANEL_W; j++) {
+      vec one = vec_load(w[j] + i);
+      __asm__("" : "+v"(one));
+      UNROLL
       for (int r = 0; r < n_x; r++)
         sum[r * PANEL_W + j] = vec_mul_add(row[r], one, sum[r * PANEL_W + j]);
     }
@@ -203,15 +242,22 @@ INLINE void tile_bf16(float *out, int64_t stride, const reading *t, int n_x, int
 }
 #endif
 
+INLINE void panel_of(float *out, const reading *t, int n_x) {
+  if (t->dtype == MOON_F32)
+    tile_rows(out, N_BLOCK, t, n_x);
+  else
+    tile_panel(out, N_BLOCK, t, n_x);
+}
+
 /* n_x of one tile, as a constant for each. */
-INLINE void tile_of(float *out, const reading *t, bool bf16, int64_t n_x) {
+INLINE void tile_of(float *out, const reading *t, bool bf16, bool wide, int64_t n_x) {
 #define CASE(n)                              \
   case n:                                    \
     if (bf16)                                \
       tile_bf16(out, N_BLOCK, t, n, TILE_W); \
-    else if (t->panel && (n) <= PANEL_X)     \
-      tile_panel(out, N_BLOCK, t, n);        \
-    else if (!t->panel && (n) <= TILE_X)     \
+    else if (wide && (n) <= PANEL_X)         \
+      panel_of(out, t, n);                   \
+    else if (!wide && (n) <= TILE_X)         \
       tile_f32(out, N_BLOCK, t, n, TILE_W);  \
     break
   switch (n_x) {
@@ -258,7 +304,7 @@ INLINE void fill_panel(float *panel, const reading *t) {
       vec_store(panel + j * LANES, load_vec(t->dtype, t->w[j], i));
 }
 
-/* Few rows go along each weight row from end to end, as memory likes it; they are one tile. */
+/* Few rows go along each weight row from end to end, as memory likes it. */
 INLINE void few_rows(sums *out, const area *a, bool bf16, int64_t piece) {
   int64_t K = a->x->K, n_pieces = (K + piece - 1) / piece;
   int64_t n_tiles = (a->columns + TILE_W - 1) / TILE_W * n_pieces;
@@ -266,34 +312,46 @@ INLINE void few_rows(sums *out, const area *a, bool bf16, int64_t piece) {
   for (int64_t tile = 0; tile < n_tiles; tile++) {
     int64_t i = tile / n_pieces * TILE_W, k = tile % n_pieces * piece;
     choose_rows(&t, a, i, TILE_W, k, piece);
-    t.x = piece_of(a->x, a->m, k, &t.x_stride);
     t.ahead = tile_at(a, tile + 1, n_pieces, piece);
     t.far = tile_at(a, tile + FAR_TILES, n_pieces, piece);
-    tile_of(&out->at[0][i], &t, bf16, a->rows);
+    for (int64_t r = 0; r < a->rows; r += TILE_X) {
+      t.x = piece_of(a->x, a->m + r, k, &t.x_stride);
+      tile_of(&out->at[r][i], &t, bf16, false, a->rows - r < TILE_X ? a->rows - r : TILE_X);
+      t.ahead = NULL;
+    }
   }
 }
 
-/* Rows of x pass one panel of weight rows after the other, while the next one is fetched. */
-INLINE void many_rows(sums *out, const area *a, bool bf16, int64_t piece, bool with_panel) {
+/* Rows of x pass one panel of weight rows after the other, while the next one is fetched. Rows of
+ * f32 serve where they lie: each one's piece is spread over all of the first cache. */
+INLINE void many_rows(sums *out, const area *a, bool bf16, int64_t piece, bool wide) {
   _Alignas(CACHE_LINE) float panel[PANEL_W * K_BLOCK];
-  const int n_x = with_panel ? PANEL_X : TILE_X, n_w = with_panel ? PANEL_W : TILE_W;
+  const int n_x = wide ? PANEL_X : TILE_X, n_w = wide ? PANEL_W : TILE_W;
   int64_t K = a->x->K, n_tiles = (a->rows + n_x - 1) / n_x;
-  reading t = {.dtype = a->dtype,
-               .ahead_stride = K * (a->dtype == MOON_F32 ? 4 : 2),
-               .panel = with_panel ? panel : NULL};
+  reading t = {
+      .dtype = a->dtype, .ahead_stride = K * (a->dtype == MOON_F32 ? 4 : 2), .panel = panel};
   for (int64_t k = 0; k < K; k += piece)
     for (int64_t i = 0; i < a->columns; i += n_w) {
       choose_rows(&t, a, i, n_w, k, piece);
-      if (with_panel)
+      if (wide && a->dtype != MOON_F32)
         fill_panel(panel, &t);
+      t.far = t.ahead = (const char *)t.w[0] + n_w * t.ahead_stride;
+      int64_t lines = t.K * (a->dtype == MOON_F32 ? 4 : 2) / CACHE_LINE + 1;
+      fetching f = {.row = t.ahead,
+                    .lines = lines,
+                    .stride = t.ahead_stride,
+                    .share = (PANEL_W * lines + n_tiles - 1) / n_tiles,
+                    .left = PANEL_W * lines};
+      const char *x = piece_of(a->x, a->m, k, &t.x_stride);
+      int64_t x_step = n_x * t.x_stride * (a->x->dtype == MOON_F32 ? 4 : 2);
       for (int64_t tile = 0; tile < n_tiles; tile++) {
         int64_t r = tile * n_x;
-        t.ahead = !with_panel && tile > 0 ? NULL : (const char *)t.w[0] + n_w * t.ahead_stride;
-        t.far = t.ahead;
-        t.x = piece_of(a->x, a->m + r, k, &t.x_stride);
-        if (with_panel)
-          fetch_share(&t, tile, n_tiles);
-        tile_of(&out->at[r][i], &t, bf16, a->rows - r < n_x ? a->rows - r : n_x);
+        if (!wide && tile > 0)
+          t.ahead = NULL;
+        t.x = x + tile * x_step;
+        if (wide)
+          fetch_share(&f);
+        tile_of(&out->at[r][i], &t, bf16, wide, a->rows - r < n_x ? a->rows - r : n_x);
       }
     }
 }
@@ -305,12 +363,10 @@ INLINE void block(sums *out, const activations *x, moon_dtype dtype, const moon_
   area a = {x, moon_tensor_data(w), dtype, m, rows, n, columns, w->shape[0]};
   for (int64_t r = 0; r < rows; r++)
     memset(out->at[r], 0, sizeof out->at[r]);
-  if (rows <= TILE_X)
+  if (rows < PANEL_ROWS)
     few_rows(out, &a, bf16, piece);
-  else if (bf16 || rows < PANEL_ROWS)
-    many_rows(out, &a, bf16, piece, false);
   else
-    many_rows(out, &a, bf16, piece, true);
+    many_rows(out, &a, bf16, piece, !bf16);
 }
 
 /* y := y + bias for a row of a block */
@@ -364,43 +420,48 @@ static void one_block(sums *out, const task *t, int i, int64_t m, int64_t rows, 
     add_bias(out->at[r], &p->bias, n, columns);
 }
 
-/* Weight rows [first, last) of product i (with SwiGLU, of both). */
-static void run_rows(const task *t, int i, int64_t first, int64_t last) {
+/* Columns [n, n + columns) of product i (with SwiGLU, of both) for rows [m, m + rows). */
+static void run_block(const task *t, int i, int64_t m, int64_t rows, int64_t n, int64_t columns) {
   sums y, up;
   const moon_tensor *out = &t->list[i].out;
-  int64_t M = out->shape[0], N = out->shape[1];
-  int64_t groups = (M + M_GROUP - 1) / M_GROUP, n_blocks = (M + M_BLOCK - 1) / M_BLOCK;
-  for (int64_t b = 0; b < n_blocks; b++)
-    for (int64_t n = first; n < last; n += N_BLOCK) {
-      int64_t m = groups * b / n_blocks * M_GROUP, end = groups * (b + 1) / n_blocks * M_GROUP;
-      int64_t rows = (end < M ? end : M) - m;
-      int64_t columns = last - n < N_BLOCK ? last - n : N_BLOCK;
-      one_block(&y, t, i, m, rows, n, columns);
-      if (t->epilogue == MOON_SWIGLU)
-        one_block(&up, t, 1, m, rows, n, columns);
-      for (int64_t r = 0; r < rows; r++) {
-        if (t->epilogue == MOON_SWIGLU)
-          swiglu(y.at[r], up.at[r], columns);
-        put((float *)moon_tensor_data(out) + (m + r) * N + n, y.at[r], columns,
-            t->epilogue == MOON_ADD_TO);
-      }
-    }
+  one_block(&y, t, i, m, rows, n, columns);
+  if (t->epilogue == MOON_SWIGLU)
+    one_block(&up, t, 1, m, rows, n, columns);
+  for (int64_t r = 0; r < rows; r++) {
+    if (t->epilogue == MOON_SWIGLU)
+      swiglu(y.at[r], up.at[r], columns);
+    put((float *)moon_tensor_data(out) + (m + r) * out->shape[1] + n, y.at[r], columns,
+        t->epilogue == MOON_ADD_TO);
+  }
 }
 
-/* Every thread takes one stretch of each product's weight rows, in one parallel region. */
+/* Columns of a block: such that every thread gets some of them, of whole tiles. */
+static int64_t block_columns(int64_t n_columns) {
+  int64_t some = n_columns / (4 * (int64_t)moon_cpu_threads()) / M_GROUP * M_GROUP;
+  return some < M_GROUP ? M_GROUP : some > N_BLOCK ? N_BLOCK : some;
+}
+
+/* All products in one parallel region. Threads take blocks as they come to them, as they seldom
+ * are equally fast: all columns for some rows of x, which stay in the second cache. */
 static void run_task(const task *t) {
-  int64_t work = 0;
-  for (int i = 0; i < t->n; i++)
-    work += moon_tensor_count(&t->list[i].w) * t->x[i].M;
-#pragma omp parallel num_threads(moon_cpu_threads()) if (worth_threads(work))
-  {
-    int64_t thread = omp_get_thread_num(), n_threads = omp_get_num_threads();
-    for (int i = 0; i < (t->epilogue == MOON_SWIGLU ? 1 : t->n); i++) {
-      int64_t N = t->list[i].w.shape[0], panels = (N + TILE_W - 1) / TILE_W;
-      int64_t first = panels * thread / n_threads * TILE_W;
-      int64_t last = panels * (thread + 1) / n_threads * TILE_W;
-      run_rows(t, i, first, last < N ? last : N);
-    }
+  int n = t->epilogue == MOON_SWIGLU ? 1 : t->n;
+  int64_t M = t->x[0].M, K = t->x[0].K, N = 0, before[MOON_MAX_PRODUCTS + 1] = {0};
+  for (int i = 0; i < n; i++)
+    N += t->list[i].w.shape[0];
+  int64_t columns = block_columns(N);
+  for (int i = 0; i < n; i++)
+    before[i + 1] = before[i] + (t->list[i].w.shape[0] + columns - 1) / columns;
+  int64_t groups = (M + M_GROUP - 1) / M_GROUP, high = (M + M_BLOCK - 1) / M_BLOCK;
+#pragma omp parallel for schedule(dynamic, 1) \
+    num_threads(moon_cpu_threads()) if (worth_threads(M * N * K))
+  for (int64_t b = 0; b < high * before[n]; b++) {
+    int64_t m = groups * (b / before[n]) / high * M_GROUP;
+    int64_t end = groups * (b / before[n] + 1) / high * M_GROUP;
+    int i = 0;
+    while (b % before[n] >= before[i + 1])
+      i++;
+    int64_t first = (b % before[n] - before[i]) * columns, rest = t->list[i].w.shape[0] - first;
+    run_block(t, i, m, (end < M ? end : M) - m, first, rest < columns ? rest : columns);
   }
 }
 

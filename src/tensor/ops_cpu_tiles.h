@@ -91,7 +91,8 @@ typedef struct panel_rows {
   int64_t length; /* columns */
 } panel_rows;
 
-static void find_rows(panel_rows *out, const moon_tensor *w, int64_t n, int64_t k, int64_t length) {
+static void panel_rows_at(panel_rows *out, const moon_tensor *w, int64_t n, int64_t k,
+                          int64_t length) {
   int64_t K = w->shape[1], last = w->shape[0] - 1;
   for (int64_t r = 0; r < PAIR; r++)
     out->row[r] = (const uint16_t *)moon_tensor_data(w) + (n + r < last ? n + r : last) * K + k;
@@ -100,13 +101,13 @@ static void find_rows(panel_rows *out, const moon_tensor *w, int64_t n, int64_t 
 
 /* Panel `index` of a block of `columns` weight rows from n on, or of the block behind it: K goes
  * slower than the rows. */
-static void find_panel(panel_rows *out, const moon_tensor *w, int64_t n, int64_t columns,
-                       int64_t index) {
+static void panel_at(panel_rows *out, const moon_tensor *w, int64_t n, int64_t columns,
+                     int64_t index) {
   int64_t K = w->shape[1], high = (columns + PAIR - 1) / PAIR;
   int64_t wide = (K + TILES_PIECE - 1) / TILES_PIECE, in_block = index % (high * wide);
   int64_t k = in_block / high * TILES_PIECE;
-  find_rows(out, w, n + index / (high * wide) * columns + in_block % high * PAIR, k,
-            K - k < TILES_PIECE ? K - k : TILES_PIECE);
+  panel_rows_at(out, w, n + index / (high * wide) * columns + in_block % high * PAIR, k,
+                K - k < TILES_PIECE ? K - k : TILES_PIECE);
 }
 
 /* The columns of a step, of rows [first, last): zeros beyond the panel's length. */
@@ -177,7 +178,7 @@ INLINE void multiply_in_place(tile_sums *out, int64_t tile, const uint16_t *x, c
   uint16_t copy[2 * TILE_SIZE] __attribute__((aligned(64)));
   int64_t K = w->shape[1], whole = n + PAIR <= w->shape[0] ? K / TILE_K * TILE_K : 0;
   panel_rows rows;
-  find_rows(&rows, w, n, 0, K);
+  panel_rows_at(&rows, w, n, 0, K);
   begin_sums(&out->at[0][tile], &out->at[1][tile], true);
   for (int64_t k = 0; k < K; k += TILE_K, x += 2 * TILE_SIZE) {
     const char *ahead = (const char *)(rows.row[0] + k) + TILES_AHEAD;
@@ -229,14 +230,14 @@ static void many_in_tiles(tile_sums *out, const activations *x, const moon_tenso
   int64_t K = x->K, steps = (K + TILE_K - 1) / TILE_K, pairs = (rows + PAIR - 1) / PAIR;
   int64_t high = (columns + PAIR - 1) / PAIR, wide = (K + TILES_PIECE - 1) / TILES_PIECE;
   panel_share share;
-  find_panel(&share.next, w, n, columns, 0);
+  panel_at(&share.next, w, n, columns, 0);
   for (int64_t s = 0; s * TILE_K < share.next.length; s++)
     copy_step(panels[0] + s * PAIR * TILE_K, &share.next, 0, PAIR, s);
   for (int64_t i = 0; i < high * wide; i++) {
     int64_t j = i % high * 2, k = i / high * TILES_PIECE;
     int64_t end = K - k < TILES_PIECE ? K - k : TILES_PIECE;
-    find_panel(&share.next, w, n, columns, i + 1);
-    find_panel(&share.far, w, n, columns, i + 2);
+    panel_at(&share.next, w, n, columns, i + 1);
+    panel_at(&share.far, w, n, columns, i + 2);
     share.to = panels[(i + 1) % 2];
     tiles_see_memory();
     for (int64_t p = 0; p < pairs; p++) {
