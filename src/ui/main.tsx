@@ -7,8 +7,8 @@ import { useUrl } from "./url";
 import { VIEWS } from "./views";
 
 const KEYS: [string, string][] = [
-  ["1 – 4", "another view"], ["/", "to the text"], ["Ctrl Enter", "show features, or write"], ["j  k", "next, previous token"],
-  ["p", "pin the strongest feature of the token"], ["Esc", "leave a field, close this"], ["?", "these keys"],
+  [`1 – ${VIEWS.length}`, "another view"], ["/", "to the text"], ["Ctrl Enter", "show features, or write"],
+  ["Esc", "leave a field, close this"], ["?", "these keys"], ...VIEWS.flatMap((v) => v.keys ?? []),
 ];
 
 function Keys(props: { open: boolean; close: () => void }) {
@@ -26,12 +26,14 @@ function Keys(props: { open: boolean; close: () => void }) {
   );
 }
 
+const STATUS: Record<string, string> = { idle: "no model", loading: "loading a model", error: "loading failed", ready: "" };
+
 function Loaded(props: { live: Live }) {
   const { model, sae } = props.live;
   return (
     <p class="loaded" role="status">
       <span class={`dot ${model?.status ?? "idle"}`} />
-      {!model ? "…" : model.modelName ?? (model.status === "loading" ? "loading" : "no model")}
+      <span class="name">{!model ? "…" : model.status === "ready" ? model.modelName : STATUS[model.status]}</span>
       {sae?.layers?.map((l) => <span class="chip" key={l.layer_idx}>SAE layer {l.layer_idx}</span>)}
     </p>
   );
@@ -51,8 +53,9 @@ function AskToken() {
   );
 }
 
+// Where letters are typed; a box that is ticked takes none.
 function isField(target: EventTarget | null): boolean {
-  return target instanceof HTMLElement && target.matches("input, textarea, select");
+  return target instanceof HTMLElement && target.matches("input:not([type=checkbox], [type=range], [type=file]), textarea, select");
 }
 
 function Page() {
@@ -60,13 +63,18 @@ function Page() {
   const [state, change] = useUrl();
   const [keys, showKeys] = useState(false);
   const view = VIEWS.find((v) => v.name === state.view) ?? VIEWS[0]!;
+  const main = useRef<HTMLElement>(null);
 
   useEffect(() => {
     const onKey = (event: KeyboardEvent) => {
       if (event.key === "Escape" && isField(event.target)) (event.target as HTMLElement).blur();
       if (event.ctrlKey || event.metaKey || event.altKey || isField(event.target)) return;
+      if (document.querySelector("dialog[open]")) return;
       const other = VIEWS[Number(event.key) - 1];
-      if (other) change({ view: other.name });
+      if (other) {
+        change({ view: other.name });
+        main.current?.focus(); // what had it is gone; a screen reader begins at the view
+      }
       else if (event.key === "?") showKeys(true);
       else if (event.key === "/") {
         event.preventDefault();
@@ -97,7 +105,7 @@ function Page() {
       {live.refused ? <AskToken /> : !live.connected && (
         <p class="banner" role="alert">The server does not answer. This page goes on by itself once it is back.</p>
       )}
-      <main><view.show live={live} state={state} change={change} /></main>
+      <main ref={main} tabIndex={-1} aria-label={view.title}><view.show live={live} state={state} change={change} /></main>
       <Keys open={keys} close={() => showKeys(false)} />
     </>
   );

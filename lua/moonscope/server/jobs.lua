@@ -213,7 +213,9 @@ function Job:describe()
   if self.finished_at then entries[#entries + 1] = { "finished_at", time_text(self.finished_at) } end
   if self.result then entries[#entries + 1] = { "result", self.result } end
   if refusal then
-    entries[#entries + 1] = { "error", json.ordered { { "detail", refusal:text() }, { "code", refusal.code } } }
+    entries[#entries + 1] = { "error", json.ordered {
+      { "detail", refusal:text() }, { "code", refusal.code }, { "field", refusal.field or json.null },
+    } }
   end
   return json.ordered(entries)
 end
