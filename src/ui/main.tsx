@@ -2,6 +2,7 @@
 // The frame: what is loaded, the views, keys that work everywhere.
 import { render } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
+import { areOn, isField, isTyping, turn } from "./keys";
 import { type Live, useLive } from "./live";
 import { useUrl } from "./url";
 import { VIEWS } from "./views";
@@ -13,6 +14,7 @@ const KEYS: [string, string][] = [
 
 function Keys(props: { open: boolean; close: () => void }) {
   const dialog = useRef<HTMLDialogElement>(null);
+  const [on, setOn] = useState(areOn);
   useEffect(() => {
     if (props.open) dialog.current?.showModal();
     else dialog.current?.close();
@@ -21,7 +23,13 @@ function Keys(props: { open: boolean; close: () => void }) {
     <dialog ref={dialog} onClose={props.close} aria-label="Keys">
       <h2>Keys</h2>
       <dl class="facts">{KEYS.map(([key, what]) => <div key={key}><dt><kbd>{key}</kbd></dt><dd>{what}</dd></div>)}</dl>
-      <form method="dialog"><button>Close</button></form>
+      <form method="dialog" class="line">
+        <button>Close</button>
+        <label class="check"><input type="checkbox" checked={on} onChange={(e) => {
+          turn(e.currentTarget.checked);
+          setOn(e.currentTarget.checked);
+        }} /> single keys work</label>
+      </form>
     </dialog>
   );
 }
@@ -53,11 +61,6 @@ function AskToken() {
   );
 }
 
-// Where letters are typed; a box that is ticked takes none.
-function isField(target: EventTarget | null): boolean {
-  return target instanceof HTMLElement && target.matches("input:not([type=checkbox], [type=range], [type=file]), textarea, select");
-}
-
 function Page() {
   const live = useLive();
   const [state, change] = useUrl();
@@ -68,8 +71,7 @@ function Page() {
   useEffect(() => {
     const onKey = (event: KeyboardEvent) => {
       if (event.key === "Escape" && isField(event.target)) (event.target as HTMLElement).blur();
-      if (event.ctrlKey || event.metaKey || event.altKey || isField(event.target)) return;
-      if (document.querySelector("dialog[open]")) return;
+      if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event)) return;
       const other = VIEWS[Number(event.key) - 1];
       if (other) {
         change({ view: other.name });

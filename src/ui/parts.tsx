@@ -120,7 +120,7 @@ export function JobRow(props: { job: Job; onChange: () => void; log?: boolean })
         </div>
       )}
       {job.error && job.status === "failed" && <Told text={plain(job.error.detail, job.error.field)} code={job.error.code} field={job.error.field ?? ""} />}
-      {job.status === "cancelled" && <p class="empty">It was cancelled; nothing half-written is left. A download goes on from where it was.</p>}
+      {job.status === "cancelled" && <p class="empty">It was cancelled{job.kind !== "doctor" && "; nothing half-written is left. A download goes on from where it was"}.</p>}
       {job.result?.warning && <p class="warning">{job.result.warning}</p>}
       {props.log && <Log job={job} />}
     </article>

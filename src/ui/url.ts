@@ -4,7 +4,7 @@ import { useCallback, useEffect, useState } from "preact/hooks";
 
 export interface Pin { layer: number; feature: number; op: string; value: number; on: boolean }
 export interface State {
-  view: string; text: string; chat: boolean; layer: number | null; shade: string; token: number; positions: string;
+  view: string; model: string; sae: string; text: string; chat: boolean; layer: number | null; shade: string; token: number; positions: string;
   pins: Pin[];
 }
 
@@ -35,7 +35,7 @@ export function read(): State {
   for (const pin of params.getAll("pin").map(pinOf)) if (pin) pins.set(`${pin.layer}.${pin.feature}`, pin);
   const positions = params.get("positions") ?? "";
   return {
-    view: path || "setup", text: params.get("text") ?? EXAMPLE, chat: params.has("chat"), layer: layer < 0 ? null : layer,
+    view: path || "setup", model: params.get("model") ?? "", sae: params.get("sae") ?? "", text: params.get("text") ?? EXAMPLE, chat: params.has("chat"), layer: layer < 0 ? null : layer,
     shade: wholeOf(params.get("shade"), -1) < 0 ? "total" : params.get("shade")!, token: wholeOf(params.get("token"), 0),
     positions: POSITIONS.includes(positions) ? positions : "all", pins: [...pins.values()].slice(0, 64),
   };
@@ -43,6 +43,8 @@ export function read(): State {
 
 function write(state: State, push: boolean) {
   const params = new URLSearchParams({ text: state.text });
+  if (state.model) params.set("model", state.model);
+  if (state.sae) params.set("sae", state.sae);
   if (state.chat) params.set("chat", "");
   if (state.layer !== null) params.set("layer", String(state.layer));
   if (state.shade !== "total") params.set("shade", state.shade);

@@ -101,7 +101,7 @@ step("the same with keys alone", async () => alone({}, async (page, server) => {
   await keys.type(SAE);
   await keys.press("Enter");
   await page.waitForSelector(".chip");
-  await tabTo(page, "button[type=button]:is(.panel > *)"); // "Examine layer 3"
+  await tabTo(page, "[aria-label='Does it fit?'] button");
   await keys.press("Enter");
   await page.waitForSelector(".findings .ok");
   await keys.press("2");
@@ -149,6 +149,17 @@ step("the same with keys alone", async () => alone({}, async (page, server) => {
   await keys.press("3"); // the dialog has the keys
   await keys.press("Enter"); // its button has the focus
   await page.waitForSelector("dialog:not([open])", { state: "attached" });
+  await keys.press("?");
+  await page.waitForSelector("dialog[open]");
+  await page.getByLabel("single keys work").uncheck();
+  await keys.press("Escape");
+  await keys.press("1");
+  await keys.press("?");
+  assert.match(page.url(), /#\/steer/);
+  await tabTo(page, "[aria-label=Keys]"); // switched off, they are reached like anything else
+  await keys.press("Enter");
+  await page.getByLabel("single keys work").check();
+  await keys.press("Escape");
   await keys.press("4");
   await tabTo(page, "summary");
   await keys.press("Enter");
@@ -177,6 +188,13 @@ step("a link reproduces what is seen; text is never markup", async () => alone(L
   assert.equal(await again.inputValue("select:has(option[value=prompt])"), "prompt");
   await other.goBack();
   await other.waitForSelector(".card");
+  const chat = await open(browser, `${server.url}/${hash("explore", { text: "system: Be kind.\nuser: Hello\nthere\nassistant: Hi", chat: "" })}`);
+  await chat.waitForSelector("#token-0");
+  assert.match(await chat.locator(".tokens").textContent(), /system.*Be.*user.*Hello⏎there.*assistant/);
+  await chat.getByLabel("as a chat").uncheck();
+  await button(chat, "Show features").click();
+  await chat.waitForFunction(() => document.querySelector(".tokens").textContent.includes("system:"));
+  await chat.context().close();
   assert.deepEqual([...other.faults, ...again.faults], []);
   await other.context().close();
   await again.context().close();

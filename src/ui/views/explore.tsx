@@ -3,6 +3,7 @@
 import { useCallback, useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { call, type Details, type Direction, get, type Inspection, type Said, type Token } from "../api";
 import { Bar, Empty, Facts, Failure, LayerChoice, Panel } from "../parts";
+import { isTyping } from "../keys";
 import { layerOf, same, toggle } from "../pins";
 import { promptOf, TextForm } from "../text";
 import { number, shown } from "../tokens";
@@ -176,10 +177,11 @@ function Explore(props: ViewProps) {
 
   useLayoutEffect(() => {
     const onKey = (event: KeyboardEvent) => {
-      if (!seen || event.ctrlKey || event.metaKey || (event.target as HTMLElement).matches("input, textarea, select, dialog *")) return;
+      if (!seen || event.ctrlKey || event.metaKey || event.altKey || isTyping(event)) return;
       const here = cursor.current, strongest = seen.tokens[here]?.features[0], key = event.key;
-      const to = key === "j" || key === "ArrowRight" ? here + 1 : key === "k" || key === "ArrowLeft" ? here - 1
-        : key === "Home" ? 0 : key === "End" ? seen.tokens.length - 1 : undefined;
+      const inside = (event.target as HTMLElement).matches(".tokens"); // elsewhere arrows are the browser's
+      const to = key === "j" || (inside && key === "ArrowRight") ? here + 1 : key === "k" || (inside && key === "ArrowLeft") ? here - 1
+        : inside && key === "Home" ? 0 : inside && key === "End" ? seen.tokens.length - 1 : undefined;
       if (to !== undefined) choose(Math.max(0, Math.min(to, seen.tokens.length - 1)));
       else if (key === "p" && strongest) pin(strongest.index, strongest.activation);
       else if (key === "s" && strongest) shadeBy(strongest.index);
@@ -235,5 +237,5 @@ function Explore(props: ViewProps) {
 
 export const explore: View = {
   name: "explore", title: "Explore", show: Explore,
-  keys: [["j  k", "next, previous token"], ["p", "pin the strongest feature of the token"], ["s", "shade the text by it"]],
+  keys: [["j  k", "next, previous token; ← → where the tokens have the focus"], ["p", "pin the strongest feature of the token"], ["s", "shade the text by it"]],
 };

@@ -94,8 +94,8 @@ function Choices(props: { list: { name: string; more?: string | undefined }[]; c
   );
 }
 
-function ModelPanel({ live, catalog, devices }: SetupProps) {
-  const [name, setName] = useState("");
+function ModelPanel({ live, state, change, catalog, devices }: SetupProps) {
+  const name = state.model, setName = (model: string) => change({ model });
   const [options, setOptions] = useState({ device: "", precision: "", context: "" });
   const [error, start] = useStart(live.refresh);
   const model = live.model, job = latest(live.jobs, "load-model");
@@ -188,8 +188,8 @@ function Published({ live, catalog, start }: SetupProps & { start: (path: string
 
 const NO_OPTIONS = { layer_idx: "", dtype: "", format: "", activation: "", input_scale: "", force: false };
 
-function FileForm({ live, catalog, start }: SetupProps & { start: (path: string, body: object) => Promise<void> }) {
-  const [path, setPath] = useState("");
+function FileForm({ live, state, change, catalog, start }: SetupProps & { start: (path: string, body: object) => Promise<void> }) {
+  const path = state.sae, setPath = (sae: string) => change({ sae });
   const [options, setOptions] = useState(NO_OPTIONS);
   const ready = live.model?.status === "ready";
   const { force, ...asked } = filled({ sae_path: path, ...options });
@@ -250,6 +250,7 @@ function SaePanel(props: SetupProps) {
             onClick={() => call("DELETE", `/sae/${l.layer_idx}`, undefined).then(live.refresh, live.refresh)}>Unload</button>
         </div>
       ))}
+      {live.sae?.layers && <button type="button" onClick={() => props.change({ view: "explore" })}>See what fires in a text</button>}
     </Panel>
   );
 }

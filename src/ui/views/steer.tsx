@@ -93,28 +93,36 @@ function chosen(rows: Next[]): Next[] {
   return top.sort((a, b) => b.before - a.before);
 }
 
+function Rows({ rows, marked }: { rows: Next[]; marked: Next[] }) {
+  const max = Math.max(...rows.flatMap((r) => [r.before, r.after]), 1e-9);
+  return (
+    <table class="next">
+      <thead><tr><th>token</th><th class="grow"><span class="sr">bars</span></th><th>original</th><th>edited</th><th>change</th></tr></thead>
+      <tbody>
+        {rows.map((r) => (
+          <tr key={r.token_id} class={marked.includes(r) ? "marked" : ""}>
+            <td><span class="token" title={`id ${r.token_id}`}>{shown(r.token, r.bytes)}</span></td>
+            <td class="grow"><Bar share={r.before / max} kind="before" /><Bar share={r.after / max} /></td>
+            <td class="numbers">{share(r.before)}</td><td class="numbers">{share(r.after)}</td>
+            <td class="numbers">{changeText(r)}</td>
+          </tr>
+        ))}
+      </tbody>
+    </table>
+  );
+}
+
 function NextTokens(props: ViewProps & { drag: MutableRef<Drag> }) {
   const { rows, error } = useNext(props, props.drag);
-  const max = Math.max(...rows.flatMap((r) => [r.before, r.after]), 1e-9);
   const best = (key: "before" | "after") => rows.reduce((a, b) => (b[key] > a[key] ? b : a), rows[0]!);
   const diverges = rows.length > 0 && best("before") !== best("after");
   return (
     <Panel title="Next token" aside={<span class="state warning" role="status">{diverges && "another token is likeliest now"}</span>}>
       <Failure error={error} />
-      <table class="next">
-        <thead><tr><th>token</th><th class="grow"><span class="sr">bars</span></th><th>original</th><th>edited</th><th>change</th></tr></thead>
-        <tbody>
-          {chosen(rows).map((r) => (
-            <tr key={r.token_id} class={diverges && (r === best("before") || r === best("after")) ? "marked" : ""}>
-              <td><span class="token" title={`id ${r.token_id}`}>{shown(r.token, r.bytes)}</span></td>
-              <td class="grow"><Bar share={r.before / max} kind="before" /><Bar share={r.after / max} /></td>
-              <td class="numbers">{share(r.before)}</td><td class="numbers">{share(r.after)}</td>
-              <td class="numbers">{changeText(r)}</td>
-            </tr>
-          ))}
-        </tbody>
-      </table>
-      {rows.length === 0 && !error && <Empty>The likeliest next tokens show here, before and after the edits.</Empty>}
+      <div class="nexts">
+        {rows.length > 0 ? <Rows rows={chosen(rows)} marked={diverges ? [best("before"), best("after")] : []} />
+          : !error && <Empty>The likeliest next tokens show here, before and after the edits.</Empty>}
+      </div>
     </Panel>
   );
 }
@@ -179,7 +187,7 @@ function AddFeature({ live, state, change }: ViewProps) {
           placeholder={n ? `0 – ${n - 1}` : ""} onInput={(e) => setFeature(e.currentTarget.value.trim())} /></label>
         <button disabled={layer === undefined || wrong || feature === ""}>Add</button>
         <LayerChoice live={live} layer={layer} change={change} />
-        <label>act <select value={state.positions} onChange={(e) => change({ positions: e.currentTarget.value })}>
+        <label>acts <select value={state.positions} onChange={(e) => change({ positions: e.currentTarget.value })}>
           {POSITIONS.map((value) => <option key={value} value={value}>{POSITION_NAMES[value]}</option>)}
         </select></label>
       </div>

@@ -33,7 +33,7 @@ function useMachine(): [Machine | null, Error | null] {
   return [machine, error];
 }
 
-const rate = (x: number | null | undefined) => (x == null ? "nothing written yet" : `${number(x)} tokens/s`);
+const rate = (x: number | null | undefined) => (x == null ? "no answer yet" : `${number(x)} tokens/s`);
 
 function MachineFacts({ machine }: { machine: Machine }) {
   const { memory: m, speed } = machine, taken = m.total_bytes - m.free_bytes;
