@@ -139,8 +139,10 @@ step("the same with keys alone", async () => alone({}, async (page, server) => {
   await tabTo(page, "button:is(.patches *):not(:disabled)");
   await keys.press("Enter");
   await page.waitForSelector("[aria-label='Delete the patch Feature 458']");
+  const choosing = page.waitForEvent("filechooser"); // before the keys: the browser has to be told
   await tabTo(page, "[aria-label='Import patches']");
-  const [chooser] = await Promise.all([page.waitForEvent("filechooser"), keys.press("Enter")]);
+  await keys.press("Enter");
+  const chooser = await choosing;
   writeFileSync(`${pictures}/one.json`, JSON.stringify({ patches: [{ layer_idx: 3, feature_idx: 7, strength: 2, name: MARKUP }] }));
   await chooser.setFiles(`${pictures}/one.json`);
   await page.waitForSelector(`.patch:has-text("${MARKUP}")`);
