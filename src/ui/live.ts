@@ -32,13 +32,9 @@ export function useLive(): Live {
   const [held, setHeld] = useState<Held>({ model: null, sae: null, jobs: [], patches: [] });
   const [connected, setConnected] = useState(true);
   const [refused, setRefused] = useState<ApiError | null>(null);
-  const timer = useRef<number>();
-  const asking = useRef<{ again: boolean } | null>(null);
+  const timer = useRef<number>(), round = useRef<Promise<void> | null>(null), queued = useRef<Promise<void> | null>(null);
 
-  // One at a time: what changes meanwhile is asked for right after.
-  const refresh = useCallback(async () => {
-    if (asking.current) return void (asking.current.again = true);
-    const mine = (asking.current = { again: false });
+  const once = useCallback(async () => {
     clearTimeout(timer.current);
     try {
       const now = await ask();
@@ -52,8 +48,19 @@ export function useLive(): Live {
       setRefused(failure.status === 401 ? failure : null);
       timer.current = window.setTimeout(refresh, RETRY_MS);
     }
-    asking.current = null;
-    if (mine.again) void refresh();
+  }, []);
+
+  // One round at a time. Whoever asks meanwhile gets the next one, which has seen what was done before.
+  const refresh = useCallback((): Promise<void> => {
+    if (!round.current) {
+      return (round.current = once().finally(() => {
+        round.current = null;
+      }));
+    }
+    return (queued.current ??= round.current.then(() => {
+      queued.current = null;
+      return refresh();
+    }));
   }, []);
 
   useEffect(() => {

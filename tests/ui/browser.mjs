@@ -9,7 +9,7 @@ import { join, resolve } from "node:path";
 import { chromium } from "playwright-core";
 
 export const SAE = "tiny/Moonscope-Tiny-Llama-SAE-l3.pth";
-const PATIENCE_MS = 20000;
+const PATIENCE_MS = 60000; // a deadline that only a hang reaches
 
 const folders = [];
 export function folder() {

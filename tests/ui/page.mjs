@@ -300,7 +300,7 @@ step("every failure says what to do", async () => {
   await alone({ data, env: { ...hub.env } }, async (page) => { // nobody listens there any more
     await page.fill("#model", "some/model");
     await button(page, "Load model").click();
-    await page.waitForSelector(".job .failure:has-text('some/model'), .failure:has-text('connect')", { timeout: 60000 });
+    await page.waitForSelector(".job .failure:has-text('some/model'), .failure:has-text('connect')");
     await page.waitForSelector(".advice:has-text('Check the connection')");
     await page.screenshot({ path: `${pictures}/failure-no-network.png` });
   });

@@ -317,7 +317,7 @@ const asPin = (p: Patch): Pin => ({ layer: p.layer_idx, feature: p.feature_idx, 
 function Patches({ live, state, change }: ViewProps) {
   const [error, setError] = useState<Error | null>(null);
   const [told, tell] = useState("");
-  const [switched, setSwitched] = useState<string | null>(null); // shown as it will be until the server says so
+  const [switched, setSwitched] = useState<{ id: string; on: boolean } | null>(null); // shown until the server says so
   const list = live.patches, pins = state.pins.filter((p) => isLoaded(live, p));
   const attempt = async (work: () => Promise<unknown>, done = "") => {
     try {
@@ -331,7 +331,7 @@ function Patches({ live, state, change }: ViewProps) {
     await live.refresh();
   };
   const flip = async (p: Patch) => {
-    setSwitched(p.id);
+    setSwitched({ id: p.id, on: !p.isEnabled });
     await attempt(() => call("PATCH", `/patch/${p.id}`, { is_enabled: !p.isEnabled }));
     setSwitched(null);
   };
@@ -349,7 +349,7 @@ function Patches({ live, state, change }: ViewProps) {
       {list.length === 0 && <Empty>None saved. A patch acts in POST /inference, for every client, until it is switched off.</Empty>}
       {list.map((p) => (
         <div class="line patch" key={p.id}>
-          <label class="check"><input type="checkbox" checked={p.isEnabled !== (switched === p.id)}
+          <label class="check"><input type="checkbox" checked={switched?.id === p.id ? switched.on : p.isEnabled}
             onChange={() => flip(p)} /> <span class="title">{p.name}</span></label>
           <span class="numbers">{OP_NAMES[p.op]} {number(p.strength)} · layer {p.layer_idx}</span>
           <button type="button" class="quiet" aria-label={`Delete the patch ${p.name}`}
