@@ -4,6 +4,10 @@
 const BY_FIELD: Record<string, string> = {
   "ENOENT model_name": "Choose one of those offered, or start the server with --data FOLDER, where the model lies.",
   "ENOENT sae_path": "Choose one of those offered, or put the file below the server's data folder.",
+  "EFORMAT sae_path": "Choose a file that holds an SAE: .pth, .pt, .npz or .safetensors.",
+  "EUNSUPPORTED sae_path": "Choose a file that holds an SAE: .pth, .pt, .npz or .safetensors.",
+  "EFORMAT model_name": "Choose a folder with a config.json, a tokenizer.json and the weights as they were published.",
+  "EINVAL sae_path": "Answer it under Options: format, activation or input scale.",
   "EINVAL layer_idx": "Leave the layer empty for the file's own, or name it under Options; “whatever the file says” overrides the file.",
   "ERANGE layer_idx": "Name a layer that the model has, under Options.",
   "ERANGE model_name": "Choose a smaller context under Options.",

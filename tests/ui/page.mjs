@@ -281,7 +281,7 @@ step("every failure says what to do", async () => {
     await button(page, "Load file").click();
     await page.waitForSelector(".chip:has-text('layer 2')");
     await page.fill("#sae", `${MARKUP}.pth`);
-    await fails("hostile-name", "Load file", MARKUP);
+    await fails("hostile-name", "Load file", MARKUP, "Choose a file that holds an SAE");
     assert.equal(await page.locator("main img").count(), 0);
     await page.selectOption("#published", "Llama-3.1-8B-Instruct-SAE-l19");
     await page.waitForSelector(".needs.warning:has-text('4096')");

@@ -229,7 +229,7 @@ function Explore(props: ViewProps) {
       </div>
       <Panel title="At this token" kind="beside">
         {at ? <Firings token={at} layer={seen!.layer_idx} pins={state.pins} shade={state.shade} pin={pin} shadeBy={shadeBy} />
-          : <Empty>Hover a token, or go along them with j and k.</Empty>}
+          : <Empty>Hover or tap a token, or go along them with j and k.</Empty>}
       </Panel>
     </div>
   );
