@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Patches as a file: what the server exports, and what may be anybody's when it comes back.
 
-
 const OPS = ["add", "set", "scale"], MAX_BYTES = 1 << 20, MAX_PATCHES = 256;
 
 export interface NewPatch { feature_id: number; layer_idx: number; op: string; strength: number; enabled: boolean; name?: string }
