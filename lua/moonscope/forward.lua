@@ -2,7 +2,7 @@
 ---Forward passes: model:forward, session:prefill, session:step, model:step. A pass is one job unless
 ---an edit's `when` asks Lua on the way.
 local core = require "moonscope.core"
-local await = require("moonscope.job").await
+local job = require "moonscope.job"
 local options = require "moonscope.options"
 local edits = require "moonscope.edits"
 local tensor = require "moonscope.tensor"
@@ -38,15 +38,15 @@ local function run_pass(pass, model, plan, rows, depth, finish)
       local features
       local reads = plan.number_of[group.reads]
       if group.asks then
-        await(pass:_run(group.depth))
-        features = await(pass:_encode(group.sae, reads))
+        job.await(pass:_run(group.depth))
+        features = job.await(pass:_encode(group.sae, reads))
       end
       local mask = plan.edits:mask(group, rows, model, features)
       if features then features:close() end
       pass:add_edit(group.depth, group.sae, group.features, group.steps, mask, group.keep_error, reads)
     end
   end
-  return await(pass:_run(depth, finish))
+  return job.await(pass:_run(depth, finish))
 end
 
 ---The captures that were asked for.
@@ -203,6 +203,13 @@ local function row_of(out, number)
   for path, value in pairs(out.captures) do row.captures[path] = value:narrow(1, number, 1) end
   return row
 end
+
+---What directions in the residual stream add to the logits, each times the weight of model.norm and then the
+---unembedding: which tokens a feature's direction speaks for, and against. The division by the stream's length,
+---which depends on the text, is left out, so the numbers are right up to one factor.
+---@param x moonscope.Tensor  [n][d_model], f32
+---@return moonscope.Tensor  [n][n_vocab]
+function Llama:unembed(x) return job.demand(self._unembed, self, x) end
 
 ---One token for each of several sessions; each gets the bits that it has alone.
 ---@param sessions moonscope.Session[]

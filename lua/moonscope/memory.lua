@@ -48,6 +48,30 @@ function M.of_sae(source, device, dtype)
   return all, allocated
 end
 
+---What is known of an autoencoder's file beside a model; nothing of it is loaded.
+---@param path string
+---@param open {format: string?, activation: string?, input_scale: number?, layer: integer|string|nil}
+---@param device string
+---@param model_dtype string  which it follows
+---@param dtype string?  that is asked for instead: "f32", ..., "file"
+---@return table? sae  path, format, activation, d_sae, d_model, layer, hook, tied, file_dtype, dtype, weights_bytes,
+---  allocated_bytes
+---@return string? message
+---@return string? code
+function M.of_sae_file(path, open, device, model_dtype, dtype)
+  local source, message, code = require("moonscope.loader").open(path, open)
+  if not source then return nil, message, code end
+  local guard <close> = source.file
+  local file_dtype = source.file:info(source.tensors.w_enc[1]).dtype
+  local sae = {
+    path = path, format = source.format, activation = source.activation, d_sae = source.d_sae, d_model = source.d_model,
+    layer = source.layer, hook = source.hook, file_dtype = file_dtype, tied = source.tensors.w_dec == nil,
+  }
+  sae.dtype = dtype == "file" and file_dtype or dtype or model_dtype
+  sae.weights_bytes, sae.allocated_bytes = M.of_sae(source, device, sae.dtype)
+  return sae
+end
+
 ---"16.00 GiB"
 ---@param bytes integer
 ---@return string

@@ -11,7 +11,11 @@ M.quiet = false
 local WIDTH = 24
 local REDRAW_NS = 100000000
 
-local function amount(n, unit)
+---"2.1 GB"; a mere number of what is counted in another unit.
+---@param n integer
+---@param unit string?
+---@return string
+function M.amount(n, unit)
   if unit ~= "bytes" then return ("%d"):format(n) end
   for _, scale in ipairs { { 1e9, "GB" }, { 1e6, "MB" }, { 1e3, "kB" } } do
     if n >= scale[1] then return ("%.1f %s"):format(n / scale[1], scale[2]) end
@@ -38,10 +42,10 @@ function M.line(label, done, total, unit, seconds)
     parts[#parts + 1] = ("[%s%s] %3d%%"):format(("#"):rep(filled), ("."):rep(WIDTH - filled), share * 100 // 1)
   end
   local name = unit and unit ~= "bytes" and " " .. unit or ""
-  parts[#parts + 1] = amount(done, unit) .. (total > 0 and " of " .. amount(total, unit) or "") .. name
+  parts[#parts + 1] = M.amount(done, unit) .. (total > 0 and " of " .. M.amount(total, unit) or "") .. name
   local rate = seconds > 0 and done / seconds or 0
   if rate > 0 then
-    parts[#parts + 1] = amount(rate // 1, unit) .. "/s"
+    parts[#parts + 1] = M.amount(rate // 1, unit) .. "/s"
     if total > done then parts[#parts + 1] = clock((total - done) / rate) .. " left" end
   end
   return table.concat(parts, "  ")

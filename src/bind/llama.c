@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "llama/head.h"
 #include "llama/plan.h"
 #include "llama/sampler.h"
 
@@ -249,6 +250,42 @@ static int llama_context(lua_State *L) {
   return 1;
 }
 
+typedef struct unembed_task {
+  moon_task task;
+  moon_llama *model;
+  moon_tensor x, logits;
+} unembed_task;
+
+static moon_status run_unembed(moon_task *task, moon_progress *progress, moon_err *err) {
+  unembed_task *t = (unembed_task *)task;
+  (void)progress;
+  return moon_llama_unembed(t->model, &t->x, &t->logits, err);
+}
+
+static int push_unembed(lua_State *L, moon_task *task) {
+  l_tensor_push(L, &((unembed_task *)task)->logits);
+  return 1;
+}
+
+static void drop_unembed(moon_task *task) {
+  unembed_task *t = (unembed_task *)task;
+  moon_tensor_release(&t->x);
+  moon_tensor_release(&t->logits);
+  moon_llama_release(t->model);
+}
+
+/* model:_unembed(x) -> job -> [n][n_vocab] f32 */
+static int llama_unembed(lua_State *L) {
+  static const l_job_kind kind = {"unembed",    sizeof(unembed_task), run_unembed,
+                                  push_unembed, drop_unembed,         .soft = true};
+  moon_llama *model = l_llama_check(L, 1);
+  moon_tensor *x = l_tensor_check(L, 2);
+  unembed_task *t = l_job_new(L, &kind);
+  t->model = moon_llama_retain(model);
+  t->x = moon_tensor_retain(x);
+  return l_job_start(L, t);
+}
+
 static int llama_close(lua_State *L) {
   l_llama *u = luaL_checkudata(L, 1, LLAMA);
   moon_llama_release(u->model);
@@ -386,10 +423,9 @@ static int sample(lua_State *L) {
 }
 
 static const luaL_Reg llama_methods[] = {
-    {"_config", llama_config},      {"_session", llama_session},
-    {"device", llama_device},       {"dtype", llama_dtype},
-    {"precision", llama_precision}, {"context", llama_context},
-    {"close", llama_close},         {NULL, NULL}};
+    {"_config", llama_config},   {"_session", llama_session},    {"device", llama_device},
+    {"dtype", llama_dtype},      {"precision", llama_precision}, {"context", llama_context},
+    {"_unembed", llama_unembed}, {"close", llama_close},         {NULL, NULL}};
 static const luaL_Reg llama_metamethods[] = {
     {"__gc", llama_close}, {"__close", llama_close}, {"__tostring", llama_tostring}, {NULL, NULL}};
 

@@ -2,17 +2,21 @@
 // The public HTTP API, and nothing else.
 
 export class ApiError extends Error {
-  constructor(readonly status: number, readonly code: string, message: string) {
+  constructor(readonly status: number, readonly code: string, message: string, readonly field?: string) {
     super(message);
   }
 }
+
+// People see which field is meant; its name in the API says nothing to them.
+export const plain = (text: string, field?: string | null) => (field && text.startsWith(`${field}: `) ? text.slice(field.length + 2) : text);
 
 // Errors under /v1 come in OpenAI's form, others as {detail}; 422 lists what is wrong.
 function failureOf(status: number, body: any): ApiError {
   const told = body?.error ?? body ?? {};
   let text = told.message ?? told.detail;
   if (Array.isArray(text)) text = text.map((p: any) => `${p.loc.slice(1).join(".")}: ${p.msg}`).join("; ");
-  return new ApiError(status, told.code ?? "EINTERNAL", text ?? `The server answered ${status}.`);
+  const field = told.param ?? told.field ?? undefined;
+  return new ApiError(status, told.code ?? "EINTERNAL", plain(text ?? `The server answered ${status}.`, field), field);
 }
 
 async function send(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<Response> {
@@ -64,7 +68,7 @@ export async function* stream<T>(path: string, body: unknown, signal: AbortSigna
 export interface ModelStatus {
   status: "idle" | "loading" | "ready" | "error";
   modelName?: string; error?: string; device?: string; dtype?: string; precision?: string; context?: number;
-  memoryUsage: { rss_bytes: number };
+  d_model?: number; n_layers?: number; memoryUsage: { rss_bytes: number };
 }
 export interface SaeLayer { layer_idx: number; layer_name: string; features: number; device: string; dtype: string }
 export interface SaeStatus { status: "idle" | "ready"; featureCount?: number; layers?: SaeLayer[] }
@@ -76,8 +80,12 @@ export interface Catalog {
 }
 export interface Job {
   id: string; kind: string; title: string; status: "running" | "completed" | "failed" | "cancelled";
-  progress: { done: number; total: number; unit: string | null; stage: string | null };
-  created_at: string; finished_at?: string; result?: any; error?: { detail: string; code: string };
+  progress: {
+    done: number; total: number; unit: string | null; stage: string | null;
+    per_second: number | null; seconds_left: number | null;
+  };
+  log: { at: string; text: string }[];
+  created_at: string; finished_at?: string; result?: any; error?: { detail: string; code: string; field: string | null };
 }
 export interface Firing { index: number; activation: number; label: string | null }
 export interface Token {
@@ -87,6 +95,21 @@ export interface Token {
 export interface Inspection {
   model: string; layer_idx: number; d_sae: number; tokens: Token[];
   features: { index: number; label: string | null; max: number; activations: number[] }[];
+}
+export interface Said { token_id: number; token: string; bytes: number[]; logit: number }
+export interface Direction { index: number; label: string | null; norm: number; top: Said[]; bottom: Said[] }
+export interface Plan {
+  model: {
+    model_name: string; source: "loaded" | "folder" | "cache" | "hub"; device: string; dtype: string; precision: string;
+    context: number; n_ctx: number; n_layers: number; d_model: number; parameters: number; weights_bytes: number;
+    mapped_bytes: number; context_bytes: number;
+  };
+  sae: {
+    path: string; source: "folder" | "hub"; format: string | null; activation: string | null; d_sae: number;
+    d_model: number; layer: number | null; file_dtype: string | null; dtype: string; weights_bytes: number;
+  } | null;
+  needed_bytes?: number; allocated_bytes?: number; free_bytes?: number; total_bytes?: number; fits: boolean | null;
+  remedy?: string | null;
 }
 export interface Details {
   description: string | null;
@@ -101,6 +124,10 @@ export interface Patch {
 export interface System {
   version: string; uptime_seconds: number; devices: string[]; instruction_set: string;
   memory: { rss_bytes: number; free_bytes: number; total_bytes: number };
+  speed: {
+    prompt_tokens_per_second: number | null; generated_tokens_per_second: number | null; prompt_tokens: number;
+    generated_tokens: number;
+  } | null;
   answers: number; jobs_running: number;
 }
 export interface Next { token_id: number; token: string; bytes: number[]; before: number; after: number }

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: MIT
-// What the server holds, kept up to date: told over the WebSocket, asked for again when that breaks.
+// What the server holds, kept up to date whoever changes it: told over the WebSocket, asked for again when that
+// breaks.
 import { useCallback, useEffect, useRef, useState } from "preact/hooks";
-import { ApiError, get, type Job, type ModelStatus, type SaeStatus } from "./api";
+import { ApiError, get, type Job, type ModelStatus, type Patch, type SaeStatus } from "./api";
 
 export interface Live {
-  model: ModelStatus | null; sae: SaeStatus | null; jobs: Job[];
+  model: ModelStatus | null; sae: SaeStatus | null; jobs: Job[]; patches: Patch[];
   connected: boolean; refused: ApiError | null; refresh: () => Promise<void>;
 }
 
 const RETRY_MS = 1000, JOBS_MS = 500;
+const CHANGES = /^(model_status|job_update|patch_)/;
 
 function socketUrl(): string {
   const url = new URL("/ws", location.href);
@@ -17,26 +19,29 @@ function socketUrl(): string {
   return url.href;
 }
 
+type Held = Pick<Live, "model" | "sae" | "jobs" | "patches">;
+
+async function ask(): Promise<Held> {
+  const [model, sae, { jobs }, patches] = await Promise.all([
+    get<ModelStatus>("/model/status"), get<SaeStatus>("/sae/status"), get<{ jobs: Job[] }>("/jobs"), get<Patch[]>("/patches"),
+  ]);
+  return { model, sae, jobs, patches };
+}
+
 export function useLive(): Live {
-  const [model, setModel] = useState<ModelStatus | null>(null);
-  const [sae, setSae] = useState<SaeStatus | null>(null);
-  const [jobs, setJobs] = useState<Job[]>([]);
+  const [held, setHeld] = useState<Held>({ model: null, sae: null, jobs: [], patches: [] });
   const [connected, setConnected] = useState(true);
   const [refused, setRefused] = useState<ApiError | null>(null);
-  const timer = useRef<number>();
+  const timer = useRef<number>(), round = useRef<Promise<void> | null>(null), queued = useRef<Promise<void> | null>(null);
 
-  const refresh = useCallback(async () => {
+  const once = useCallback(async () => {
     clearTimeout(timer.current);
     try {
-      const [m, s, j] = await Promise.all([
-        get<ModelStatus>("/model/status"), get<SaeStatus>("/sae/status"), get<{ jobs: Job[] }>("/jobs"),
-      ]);
-      setModel(m);
-      setSae(s);
-      setJobs(j.jobs);
+      const now = await ask();
+      setHeld(now);
       setConnected(true);
       setRefused(null);
-      if (j.jobs.some((job) => job.status === "running")) timer.current = window.setTimeout(refresh, JOBS_MS);
+      if (now.jobs.some((job) => job.status === "running")) timer.current = window.setTimeout(refresh, JOBS_MS);
     } catch (error) {
       const failure = error as ApiError;
       setConnected(failure.status !== 0);
@@ -45,13 +50,26 @@ export function useLive(): Live {
     }
   }, []);
 
+  // One round at a time. Whoever asks meanwhile gets the next one, which has seen what was done before.
+  const refresh = useCallback((): Promise<void> => {
+    if (!round.current) {
+      return (round.current = once().finally(() => {
+        round.current = null;
+      }));
+    }
+    return (queued.current ??= round.current.then(() => {
+      queued.current = null;
+      return refresh();
+    }));
+  }, []);
+
   useEffect(() => {
     let socket: WebSocket | undefined, again: number | undefined, over = false;
     const listen = () => {
       socket = new WebSocket(socketUrl());
       socket.onopen = () => void refresh();
       socket.onmessage = (event) => {
-        if (JSON.parse(event.data).type === "model_status") void refresh();
+        if (CHANGES.test(JSON.parse(event.data).type)) void refresh();
       };
       socket.onclose = () => {
         if (over) return;
@@ -59,6 +77,7 @@ export function useLive(): Live {
         again = window.setTimeout(listen, RETRY_MS);
       };
     };
+    void refresh();
     listen();
     return () => {
       over = true;
@@ -68,5 +87,5 @@ export function useLive(): Live {
     };
   }, [refresh]);
 
-  return { model, sae, jobs, connected, refused, refresh };
+  return { ...held, connected, refused, refresh };
 }

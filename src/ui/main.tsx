@@ -2,17 +2,19 @@
 // The frame: what is loaded, the views, keys that work everywhere.
 import { render } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
+import { areOn, isField, isTyping, turn } from "./keys";
 import { type Live, useLive } from "./live";
 import { useUrl } from "./url";
 import { VIEWS } from "./views";
 
 const KEYS: [string, string][] = [
-  ["1 – 4", "another view"], ["/", "to the text"], ["Ctrl Enter", "show features, or write"], ["j  k", "next, previous token"],
-  ["p", "pin the strongest feature of the token"], ["Esc", "leave a field, close this"], ["?", "these keys"],
+  [`1 – ${VIEWS.length}`, "another view"], ["/", "to the text"], ["Ctrl Enter", "show features, or write"],
+  ["Esc", "leave a field, close this"], ["?", "these keys"], ...VIEWS.flatMap((v) => v.keys ?? []),
 ];
 
 function Keys(props: { open: boolean; close: () => void }) {
   const dialog = useRef<HTMLDialogElement>(null);
+  const [on, setOn] = useState(areOn);
   useEffect(() => {
     if (props.open) dialog.current?.showModal();
     else dialog.current?.close();
@@ -21,17 +23,25 @@ function Keys(props: { open: boolean; close: () => void }) {
     <dialog ref={dialog} onClose={props.close} aria-label="Keys">
       <h2>Keys</h2>
       <dl class="facts">{KEYS.map(([key, what]) => <div key={key}><dt><kbd>{key}</kbd></dt><dd>{what}</dd></div>)}</dl>
-      <form method="dialog"><button>Close</button></form>
+      <form method="dialog" class="line">
+        <button>Close</button>
+        <label class="check"><input type="checkbox" checked={on} onChange={(e) => {
+          turn(e.currentTarget.checked);
+          setOn(e.currentTarget.checked);
+        }} /> single keys work</label>
+      </form>
     </dialog>
   );
 }
+
+const STATUS: Record<string, string> = { idle: "no model", loading: "loading a model", error: "loading failed", ready: "" };
 
 function Loaded(props: { live: Live }) {
   const { model, sae } = props.live;
   return (
     <p class="loaded" role="status">
       <span class={`dot ${model?.status ?? "idle"}`} />
-      {!model ? "…" : model.modelName ?? (model.status === "loading" ? "loading" : "no model")}
+      <span class="name">{!model ? "…" : model.status === "ready" ? model.modelName : STATUS[model.status]}</span>
       {sae?.layers?.map((l) => <span class="chip" key={l.layer_idx}>SAE layer {l.layer_idx}</span>)}
     </p>
   );
@@ -51,22 +61,22 @@ function AskToken() {
   );
 }
 
-function isField(target: EventTarget | null): boolean {
-  return target instanceof HTMLElement && target.matches("input, textarea, select");
-}
-
 function Page() {
   const live = useLive();
   const [state, change] = useUrl();
   const [keys, showKeys] = useState(false);
   const view = VIEWS.find((v) => v.name === state.view) ?? VIEWS[0]!;
+  const main = useRef<HTMLElement>(null);
 
   useEffect(() => {
     const onKey = (event: KeyboardEvent) => {
       if (event.key === "Escape" && isField(event.target)) (event.target as HTMLElement).blur();
-      if (event.ctrlKey || event.metaKey || event.altKey || isField(event.target)) return;
+      if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event)) return;
       const other = VIEWS[Number(event.key) - 1];
-      if (other) change({ view: other.name });
+      if (other) {
+        change({ view: other.name });
+        main.current?.focus(); // what had it is gone; a screen reader begins at the view
+      }
       else if (event.key === "?") showKeys(true);
       else if (event.key === "/") {
         event.preventDefault();
@@ -97,7 +107,7 @@ function Page() {
       {live.refused ? <AskToken /> : !live.connected && (
         <p class="banner" role="alert">The server does not answer. This page goes on by itself once it is back.</p>
       )}
-      <main><view.show live={live} state={state} change={change} /></main>
+      <main ref={main} tabIndex={-1} aria-label={view.title}><view.show live={live} state={state} change={change} /></main>
       <Keys open={keys} close={() => showKeys(false)} />
     </>
   );

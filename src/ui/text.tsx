@@ -6,7 +6,7 @@ import type { State } from "./url";
 const ROLE = /^(system|user|assistant):[ \t]*/;
 
 // "user: Hello" begins a message; lines without a role belong to the one before, or to a first user.
-export function messagesOf(text: string): Message[] {
+function messagesOf(text: string): Message[] {
   const messages: Message[] = [];
   for (const line of text.split("\n")) {
     const role = ROLE.exec(line)?.[1] as Message["role"] | undefined;
@@ -16,14 +16,19 @@ export function messagesOf(text: string): Message[] {
   return messages;
 }
 
-interface Props {
-  state: State; change: (change: Partial<State>) => void; action: string; busy: boolean; disabled: boolean; run: () => void;
+export function promptOf({ text, chat }: State): { text: string } | { messages: Message[] } {
+  return chat ? { messages: messagesOf(text) } : { text };
 }
 
-export function TextForm({ state, change, action, busy, disabled, run }: Props) {
+interface Props {
+  state: State; change: (change: Partial<State>) => void; action: string; busy: boolean; disabled: boolean; run: () => void;
+  stop?: () => void;
+}
+
+export function TextForm({ state, change, action, busy, disabled, run, stop }: Props) {
   const submit = (event: Event) => {
     event.preventDefault();
-    if (!disabled) run();
+    if (!disabled && state.text) run();
   };
   const onKey = (event: KeyboardEvent) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) submit(event);
@@ -34,9 +39,11 @@ export function TextForm({ state, change, action, busy, disabled, run }: Props) 
       <textarea id="text" rows={4} value={state.text} onKeyDown={onKey} spellcheck={false}
         onInput={(e) => change({ text: e.currentTarget.value })} />
       <div class="line">
+        <button class="primary" disabled={disabled || !state.text} aria-busy={busy}>{action}</button>
+        {stop && <button type="button" disabled={!busy} onClick={stop}>Stop</button>}
         <label class="check"><input type="checkbox" checked={state.chat}
           onChange={(e) => change({ chat: e.currentTarget.checked })} /> as a chat</label>
-        <button class="primary" disabled={disabled || !state.text}>{busy ? "…" : action}</button>
+        <small class="hint"><kbd>Ctrl</kbd> <kbd>Enter</kbd></small>
       </div>
     </form>
   );

@@ -17,6 +17,7 @@
 #include <cmocka.h>
 
 #include "llama/forward.h"
+#include "llama/head.h"
 #include "sae/edit.h"
 
 #define MODEL  "examples/tiny"
@@ -288,6 +289,41 @@ static void test_inverse_frequencies(void **state) {
 }
 
 /* Features of every position: the golden ones within 2e-4, absent ones as 0; error and norm. */
+/* What the head makes of the stream after the last layer is the logits, once it is divided as the
+ * norm divides. */
+static void check_unembed(void) {
+  moon_llama *m =
+      load(MOON_FAST); /* unembed is f32 in either precision; the stream is the golden */
+  moon_llama *exact = load(MOON_EXACT);
+  moon_capture last = {.place = MOON_AT_LAYER, .layer = N_LAYERS - 1};
+  moon_tensor row = {0}, logits;
+  run r = begin(exact, &prompts[0], &last, 1);
+  ok(moon_pass_run(r.pass, N_LAYERS, NULL, &err));
+  ok(moon_tensor_narrow(&row, &r.pass->captures[0].out, 0, prompts[0].n - 1, 1, &err));
+  float *x = read_tensor(&row), *got;
+  double squares = 0;
+  for (int i = 0; i < D_MODEL; i++)
+    squares += (double)x[i] * x[i];
+  double rms = sqrt(squares / D_MODEL + m->config.norm_eps);
+  ok(moon_llama_unembed(m, &row, &logits, &err));
+  got = read_tensor(&logits);
+  for (int i = 0; i < N_VOCAB; i++)
+    got[i] = (float)(got[i] / rms);
+  compare("unembed", got, data_of("p0.logits_last.f64"), N_VOCAB, 2e-4);
+  free(x);
+  free(got);
+  moon_tensor_release(&row);
+  moon_tensor_release(&logits);
+  end(&r);
+  moon_llama_release(m);
+  moon_llama_release(exact);
+}
+
+static void test_unembed(void **state) {
+  (void)state;
+  on_each_backend(check_unembed);
+}
+
 static void check_features(void) {
   moon_llama *m = load(MOON_EXACT);
   for (int i = 0; i < 6; i++) {
@@ -640,6 +676,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_layer_zero),
       cmocka_unit_test(test_hidden_states),
       cmocka_unit_test(test_logits),
+      cmocka_unit_test(test_unembed),
       cmocka_unit_test(test_features),
       cmocka_unit_test(test_steering),
       cmocka_unit_test(test_fast),

@@ -258,6 +258,35 @@ describe("forward", function()
   end)
 end)
 
+describe("unembed", function()
+  it("is the direction times the norm's weight times the embeddings, in f32", function()
+    local model <close> = assert(ms.load_model(fixtures.model_path))
+    local file <close> = assert(ms.open(fixtures.model_path))
+    local norm = file:tensor("model.norm.weight"):to { dtype = "f32" }:totable()
+    local x = ms.randn({ 3, 128 }, { seed = 7 })
+    local logits, rows = model:unembed(x), x:totable()
+    assert.same({ 3, 1280 }, logits:shape())
+    for _, id in ipairs { 0, 17, 458, 1279 } do
+      local token = file:tensor("model.embed_tokens.weight"):row(id + 1):to { dtype = "f32" }:totable()
+      for n = 1, 3 do
+        local sum = 0
+        for i = 1, 128 do sum = sum + rows[n][i] * norm[i] * token[i] end
+        assert.near(sum, logits:row(n):totable()[id + 1], 1e-4)
+      end
+    end
+  end)
+
+  it("says what it takes", function()
+    local model <close> = assert(ms.load_model(fixtures.model_path))
+    assert.error_matches(function() model:unembed(ms.zeros { 128 }) end, "found a tensor of shape %[128%], expected")
+    assert.error_matches(function() model:unembed(ms.zeros { 1, 64 }) end, "%[1, 64%], expected %[n, 128%]")
+    assert.error_matches(function() model:unembed(ms.zeros({ 1, 128 }, { dtype = "bf16" })) end, "bf16, expected f32")
+    assert.error_matches(function() model:unembed(3) end, "Tensor")
+    model:close()
+    assert.error_matches(function() model:unembed(ms.zeros { 1, 128 }) end, "closed")
+  end)
+end)
+
 describe("a session", function()
   local model
   setup(function() model = fixtures.load_model { precision = "exact" } end)

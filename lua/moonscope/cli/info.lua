@@ -1,7 +1,6 @@
 -- SPDX-License-Identifier: MIT
 local arguments = require "moonscope.arguments"
 local json = require "moonscope.json"
-local loader = require "moonscope.loader"
 local memory = require "moonscope.memory"
 local plain = require("moonscope.terminal").plain
 local resolve = require "moonscope.hub.resolve"
@@ -24,21 +23,9 @@ local SHAPE = { "n_layers", "d_model", "d_ff", "n_heads", "n_kv_heads", "d_head"
 local function look_at_sae(args, plan)
   local path, message = resolve.sae(args.sae)
   if not path then return nil, message end
-  local source
-  source, message = loader.open(path, {
+  return memory.of_sae_file(path, {
     format = args.format, activation = args.activation, input_scale = args.input_scale, layer = args.layer,
-  })
-  if not source then return nil, message end
-  local guard <close> = source.file
-  local file_dtype = source.file:info(source.tensors.w_enc[1]).dtype
-  local dtype = args.sae_dtype == "file" and file_dtype or args.sae_dtype or plan.dtype
-  local sae = {
-    path = path, format = source.format, activation = source.activation, d_sae = source.d_sae, d_model = source.d_model,
-    layer = source.layer, hook = source.hook, dtype = dtype, file_dtype = file_dtype,
-    tied = source.tensors.w_dec == nil,
-  }
-  sae.weights_bytes, sae.allocated_bytes = memory.of_sae(source, plan.device, dtype)
-  return sae
+  }, plan.device, plan.dtype, args.sae_dtype)
 end
 
 local function or_null(value) return value == nil and json.null or value end

@@ -20,7 +20,7 @@ M.__index = M
 ---The families of routes, lua/moonscope/server/routes/NAME.lua; what a family adds overrides those before.
 M.FAMILIES = {
   "status", "model", "sae", "goodfire", "features", "patches", "inference", "files", "caches", "absent", "jobs",
-  "openai", "websocket", "inspect", "next", "doctor", "catalog", "system", "page",
+  "openai", "websocket", "inspect", "directions", "next", "doctor", "plan", "catalog", "system", "page",
 }
 
 local FEATURE_LISTS, INFERENCES = 8, 64 -- that are kept
@@ -39,7 +39,9 @@ function M.new(options)
     router = router.new(lists), paths = data, options = options, on_lost = function() end,
     listeners = {}, era = 0,
   }, M)
-  self.jobs = jobs.new(function(...) return self:refusal_of(...) end)
+  self.jobs = jobs.new(function(...) return self:refusal_of(...) end, function(job)
+    self:publish("job_update", { id = job.id, kind = job.kind, status = job.status, stage = job.stage })
+  end)
   self.workbench = workbench.new(options, function(bench)
     self:on_status(bench)
   end)

@@ -201,6 +201,7 @@ function M.write(use, writing, on_piece)
     seed = args.seed or math.random(0, 1 << 52), edits = writing.edits,
     capture = sae and { sae.hook } or nil, on_token = on_token,
   })
+  use.workbench:note_speed(reply.timings)
   if not stopped then give(filter:rest()) end
   return {
     text = table.concat(out), finish_reason = reply.finish_reason, tokens = tokens, edits = reply.edits,

@@ -7,6 +7,7 @@ local uv = require "luv"
 local core = require "moonscope.core"
 local errors = require "moonscope.server.errors"
 local json = require "moonscope.json"
+local resolve = require "moonscope.hub.resolve"
 local settings = require "moonscope.hub.settings"
 
 local M = {}
@@ -104,6 +105,16 @@ local function find(self, path, field, kind, what)
   return found
 end
 
+---What a path on this disk leads to: its real path where that is below the data folders, and its type.
+---@param path string  absolute
+---@return string? real
+---@return string? kind  "file", "directory", ...
+function M:reach(path)
+  local found = uv.fs_realpath(path)
+  local stat = found and below_any(self, found) and uv.fs_stat(found)
+  if stat then return found, stat.type end
+end
+
 ---The real path of a regular file. Throws 400 and 404.
 ---@param path string
 ---@param field string  for the message
@@ -115,6 +126,16 @@ function M:file(path, field) return find(self, path, field, "file", "regular fil
 ---@param field string
 ---@return string
 function M:folder(path, field) return find(self, path, field, "directory", "folder") end
+
+---The folder of a model below the data folders; nil where there is none but the name may be the Hub's. Throws 400
+---and 404.
+---@param name string
+---@return string?
+function M:model(name)
+  local ok, found = pcall(M.folder, self, name, "model_name")
+  if ok then return found end
+  if not resolve.is_hub_name(name) or not errors.is_refusal(found) or found.status ~= 404 then error(found, 0) end
+end
 
 ---The real path for a file that is to be written: its folder is there, below the first data folder.
 ---@param path string

@@ -129,25 +129,49 @@ local function alone(self)
   end })
 end
 
+---How a model is loaded: as asked for, else as the server was started.
+---@param wanted {device: string?, precision: string?, context: integer?}
+---@return {device: string?, precision: string?, context: integer?}
+function M:model_options(wanted)
+  local options = self.options
+  return {
+    device = wanted.device or options.device, precision = wanted.precision or options.precision,
+    context = wanted.context or options.context,
+  }
+end
+
 ---Frees the model that is there, then loads another. Throws a refusal; there is none then.
 ---@param name string  as the client calls it
 ---@param path string  its folder
----@param words (fun(message: string): string)?  what loading says, as the client shall read it
-function M:load_model(name, path, words)
+---@param wanted {device: string?, precision: string?, context: integer?, words: (fun(message: string): string)?}?  in
+---  place of what the server was started with; what loading says, as the client shall read it
+function M:load_model(name, path, wanted)
   local guard <close> = alone(self)
   set_status(self, "loading")
   empty(self, ("The answer ended: the model %s is being loaded"):format(name))
   free(self)
-  local options = self.options
-  local model, message, code = ms.load_model(path,
-    { device = options.device, precision = options.precision, context = options.context })
+  wanted = wanted or {}
+  local model, message, code = ms.load_model(path, self:model_options(wanted))
   if not model then
-    message = words and words(message) or message
+    message = wanted.words and wanted.words(message) or message
     set_status(self, "error", message)
     errors.refuse_failure(message, code, "model_name")
   end
   self.model, self.model_name, self.loaded_at = model, name, os.time()
   set_status(self, "ready")
+end
+
+---Takes down how fast an answer was.
+---@param timings table  of model:generate
+function M:note_speed(timings)
+  local function rate(n, seconds) return n > 0 and seconds > 0 and n / seconds or nil end
+  local before = self.speed or { prompt_tokens = 0, generated_tokens = 0 }
+  self.speed = {
+    prompt_tokens = before.prompt_tokens + timings.prompt_tokens,
+    generated_tokens = before.generated_tokens + timings.generated_tokens,
+    prompt_per_second = rate(timings.prompt_tokens, timings.prompt_seconds),
+    generated_per_second = rate(timings.generated_tokens, timings.generated_seconds) or before.generated_per_second,
+  }
 end
 
 ---Frees the model and its SAEs. Returns whether there was one.

@@ -9,7 +9,7 @@ local places = require "moonscope.places"
 local sae_configs = require "moonscope.sae_configs"
 local settings = require "moonscope.hub.settings"
 
-local MAX_DEPTH, MAX_SEEN, MAX_SHOWN = 4, 20000, 500
+local MAX_DEPTH, MAX_SEEN, MAX_SHOWN = 8, 20000, 500
 local TURN = 500 -- entries that are looked at before others get their turn
 local MODEL_FILE = "config.json"
 local SAE_ENDINGS = { "%.pth$", "%.pt$", "%.npz$", "%.safetensors$" }
@@ -42,29 +42,38 @@ local function add_file(found, path, name, as)
   }
 end
 
----Walks a folder in the order of names. Links are not followed: what they lead to may lie elsewhere.
-local function walk(found, folder, depth, name_of)
-  local scan, entries = uv.fs_scandir(folder), {}
+local function add_model(found, as)
+  found.models[#found.models + 1] = json.ordered { { "model_name", json.text(as) }, { "source", "folder" } }
+end
+
+---Names in a folder, sorted, but for hidden ones.
+local function names_in(folder)
+  local scan, names = uv.fs_scandir(folder), {}
   while scan do
-    local name, kind = uv.fs_scandir_next(scan)
+    local name = uv.fs_scandir_next(scan)
     if not name then break end
-    if name:sub(1, 1) ~= "." then entries[#entries + 1] = { name, kind } end
+    if name:sub(1, 1) ~= "." then names[#names + 1] = name end
   end
-  table.sort(entries, function(a, b) return a[1] < b[1] end)
-  for _, entry in ipairs(entries) do
-    local name, kind = entry[1], entry[2]
+  table.sort(names)
+  return names
+end
+
+---Walks a folder. A link counts as what it leads to where that lies below the data folders too, as it does when
+---a request names it. No folder is walked twice, so links in a circle do no harm.
+local function walk(found, folder, depth, name_of)
+  for _, name in ipairs(names_in(folder)) do
     local path = folder .. "/" .. name
+    local real, kind = found.paths:reach(path)
     found.seen = found.seen + 1
     if found.seen % TURN == 0 then loop.sleep(0) end
     if found.seen > MAX_SEEN or #found.models + #found.saes >= MAX_SHOWN then
       found.truncated = true
       return
-    elseif kind == "directory" and depth < MAX_DEPTH then
+    elseif kind == "directory" and depth < MAX_DEPTH and not found.walked[real] then
+      found.walked[real] = true
       walk(found, path, depth + 1, name_of)
-    elseif kind == "file" and name == MODEL_FILE and uv.fs_stat(folder .. "/tokenizer.json") then
-      found.models[#found.models + 1] = json.ordered {
-        { "model_name", json.text(name_of(folder)) }, { "source", "folder" },
-      }
+    elseif name == MODEL_FILE and uv.fs_stat(path) and uv.fs_stat(folder .. "/tokenizer.json") then
+      add_model(found, name_of(folder))
     elseif kind == "file" then
       add_file(found, path, name, name_of(path))
     end
@@ -101,8 +110,11 @@ local function published()
 end
 
 local function catalog(request)
-  local found = { models = json.array {}, saes = json.array {}, seen = 0, truncated = false }
+  local found = {
+    paths = request.paths, models = json.array {}, saes = json.array {}, walked = {}, seen = 0, truncated = false,
+  }
   for i, root in ipairs(request.paths.roots) do
+    found.walked[root] = true
     walk(found, root, 1, function(path)
       return path == root and "." or shown(root, path, i == 1)
     end)

@@ -7,12 +7,15 @@ local saes = require "moonscope.server.saes"
 
 local MAX_TEXT, MAX_TOKENS = 1 << 20, 8192
 
-local function examine(job, bench, layer, text)
+local function examine(job, request, layer)
+  local bench, text = request.workbench, request.args.text
   local guard <close> = setmetatable({}, { __close = function() bench:leave(coroutine.running()) end })
   local use = bench:enter()
-  return report.json(assert(ms.doctor(use.model, use:sae(layer).sae, {
+  local found = assert(ms.doctor(use.model, use:sae(layer).sae, {
     text = text, tokens = MAX_TOKENS, on_progress = function(done, total) job:report(done, total, "tokens") end,
-  })))
+  }))
+  found.model, found.sae = request.paths:shown(found.model), request.paths:shown(found.sae)
+  return report.json(found)
 end
 
 local function doctor(request)
@@ -20,7 +23,7 @@ local function doctor(request)
   bench:check_free()
   local layer = saes.entry(bench, args.layer_idx).layer
   local job = request.jobs:start("doctor", ("layer %d"):format(layer), function(job)
-    return examine(job, bench, layer, args.text)
+    return examine(job, request, layer)
   end)
   return actions.answer(job, args.wait)
 end

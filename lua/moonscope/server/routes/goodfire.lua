@@ -1,46 +1,13 @@
 -- SPDX-License-Identifier: MIT
 ---POST /load-goodfire-sae: an autoencoder of SAE_CONFIGS by its name, downloaded, converted and loaded as one job.
-local uv = require "luv"
 local hub = require "moonscope.hub"
 local json = require "moonscope.json"
 local places = require "moonscope.places"
-local sae_configs = require "moonscope.sae_configs"
 local actions = require "moonscope.server.actions"
 local errors = require "moonscope.server.errors"
 local exports = require "moonscope.server.exports"
+local published = require "moonscope.server.published"
 local saes = require "moonscope.server.saes"
-
-local FOLDER = "saes" -- below the first data folder: one folder for each name
-
----The entry that a name of SAE_CONFIGS, or its repository, stands for. Throws 400 and 404.
-local function config_of(name)
-  if name == "" then errors.refuse(400, "EINVAL", "sae_name must not be empty", "sae_name") end
-  local known = {}
-  for key, config in pairs(sae_configs.SAE_CONFIGS) do
-    if name == key or name == config.repo_id then return config, key end
-    known[#known + 1] = key
-  end
-  table.sort(known)
-  errors.refuse(404, "ENOENT", ("sae_name: %s: not in SAE_CONFIGS, which has %s"):format(name,
-    table.concat(known, ", ")), "sae_name")
-end
-
----Before two gigabytes come for nothing.
-local function check_width(model, config, name)
-  if config.d_model == model.config.d_model then return end
-  errors.refuse(400, "ESHAPE", ("sae_name: the d_model of %s is %d, the model's %d: it was trained on another model")
-    :format(name, config.d_model, model.config.d_model), "sae_name")
-end
-
----Its file in a data folder, or beside the model.
-local function local_file(request, config)
-  local folders = { request.workbench.model.path, table.unpack(request.paths.roots) }
-  for _, folder in ipairs(folders) do
-    local path = uv.fs_realpath(folder .. "/" .. config.filename)
-    local ok, found = pcall(request.paths.file, request.paths, path or "", "sae_name")
-    if ok then return found end
-  end
-end
 
 local function download(job, config, name)
   if not config.repo_id then
@@ -57,10 +24,10 @@ end
 
 ---The converted file, made where it is missing, and what was odd.
 local function prepare(request, job, config, name)
-  local source, layer = local_file(request, config), places.layer_of(config.layer)
-  request.paths:output_folder(FOLDER, "sae_name")
-  local folder = request.paths:output_folder(("%s/%s"):format(FOLDER, name:gsub("[^%w._-]", "_")), "sae_name")
-  local done = not source and exports.converted(folder, config, layer)
+  local layer = places.layer_of(config.layer)
+  local source = published.local_file(request, config, request.workbench.model.path)
+  local folder = published.make_folder(request, name)
+  local done = not source and published.converted(request, config, name)
   if done then return done end
   source = source or download(job, config, name)
   job:enter_stage "converting"
@@ -91,8 +58,8 @@ end
 local function load_goodfire_sae(request)
   local bench = request.workbench
   saes.check_activations(request)
-  local config, name = config_of(request.args.sae_name)
-  check_width(bench:enter().model, config, name)
+  local config, name = published.find(request.args.sae_name)
+  published.check_width(bench:enter().model.config.d_model, config, name)
   bench:leave(coroutine.running()) -- the job uses the model, not this request, which only waits
   local job = running_load(request.jobs, name) or request.jobs:start("load-goodfire-sae", name, function(job)
     return prepare_and_load(request, job, config, name)

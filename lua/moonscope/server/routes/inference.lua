@@ -48,6 +48,7 @@ local function write(use, ids, max_tokens, edits, capture)
     max_tokens = max_tokens, edits = edits, prompt_capture = capture,
     on_prompt = function(out) prediction, captures = predict(use.model, out.logits), out.captures end,
   })
+  use.workbench:note_speed(reply.timings)
   return {
     top = entries_of(use.model, prediction, prediction.ids), ids = prediction.ids, prediction = prediction,
     text = json.text(reply.text), finish_reason = reply.finish_reason,

@@ -4,7 +4,7 @@ local json = require "moonscope.json"
 local resolve = require "moonscope.hub.resolve"
 local errors = require "moonscope.server.errors"
 local actions = require "moonscope.server.actions"
-local paths = require "moonscope.server.paths"
+local words = require "moonscope.server.words"
 
 local function described(name, message)
   local entries = { { "status", "ready" }, { "model_name", name }, { "modelName", name }, { "success", true } }
@@ -12,19 +12,26 @@ local function described(name, message)
   return json.ordered(entries)
 end
 
----Joins the load of the same name that runs; another name has to wait for its end.
-local function running_load(bench, name)
+local function is_same(a, b) return a.device == b.device and a.precision == b.precision and a.context == b.context end
+
+---Joins the same load that runs; another one has to wait for its end.
+local function running_load(bench, name, options)
   local job = bench.loading
   if not job or job.status ~= "running" then return nil end
-  if bench.loading_name == name then return job end
+  if bench.loading_name == name and is_same(bench.loading_options, options) then return job end
   errors.refuse(409, "ELOADING", ("The model %s is being loaded"):format(bench.loading_name), "model_name")
 end
 
----The folder of that name below the data folders; nil where there is none but the name may be the Hub's.
-local function local_folder(request, name)
-  local ok, found = pcall(request.paths.folder, request.paths, name, "model_name")
-  if ok then return found end
-  if not resolve.is_hub_name(name) or not errors.is_refusal(found) or found.status ~= 404 then error(found, 0) end
+local function is_on(model, device)
+  return not device or device == "auto" or model:device() == device or model:device() == device .. ":0"
+end
+
+---Whether the model that is there is what is asked for.
+local function is_loaded(bench, name, args)
+  local model = bench.model
+  return model and bench.model_name == name and is_on(model, args.device)
+    and (not args.precision or model:precision() == args.precision)
+    and (not args.context or model:context() == args.context)
 end
 
 ---Of the Hub: from its cache, else fetched, which the job that runs shows.
@@ -35,20 +42,23 @@ local function hub_folder(name)
 end
 
 local function load_model(request)
-  local bench, name = request.workbench, request.args.model_name
+  local bench, args = request.workbench, request.args
+  local name = args.model_name
   if name == "" then errors.refuse(400, "EINVAL", "model_name must not be empty", "model_name") end
-  local job = running_load(bench, name)
+  local options = bench:model_options(args)
+  local job = running_load(bench, name, options)
   if not job then
-    if bench.model and bench.model_name == name then return 200, described(name, "Model already loaded") end
-    local path = local_folder(request, name)
+    if is_loaded(bench, name, args) then return 200, described(name, "Model already loaded") end
+    local path = request.paths:model(name)
     job = request.jobs:start("load-model", name, function()
       local folder = path or hub_folder(name)
-      bench:load_model(name, folder, paths.renamed(folder, name))
+      options.words = words.of(folder, name)
+      bench:load_model(name, folder, options)
       return described(name)
     end)
-    bench.loading, bench.loading_name = job, name
+    bench.loading, bench.loading_name, bench.loading_options = job, name, options
   end
-  return actions.answer(job, request.args.wait)
+  return actions.answer(job, args.wait)
 end
 
 local function unload_model(request)
@@ -59,6 +69,9 @@ end
 return {
   { "POST", "/load-model", load_model, fields = {
     { "model_name", "text", required = true, max_length = 4096 },
+    { "device", "text", null = true, max_length = 64 },
+    { "precision", "text", null = true, choices = { "fast", "exact" } },
+    { "context", "integer", null = true, min = 1, max = (1 << 31) - 1 },
     { "wait", "boolean", default = true },
   } },
   { "POST", "/unload-model", unload_model },

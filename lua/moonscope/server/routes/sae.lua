@@ -2,16 +2,8 @@
 ---Loading and freeing SAEs.
 local json = require "moonscope.json"
 local actions = require "moonscope.server.actions"
-local paths = require "moonscope.server.paths"
 local saes = require "moonscope.server.saes"
-
-local FIELDS = { ["--format"] = "format", ["--activation"] = "activation", ["--input-scale"] = "input_scale" }
-
----Fields of a request for options of a command line, and the client's path for the server's.
-local function words_of(path, name)
-  local renamed = paths.renamed(path, name)
-  return function(message) return (renamed(message):gsub("%-%-%l[%l-]*", FIELDS)) end
-end
+local words = require "moonscope.server.words"
 
 local function load_sae(request)
   local args, bench = request.args, request.workbench
@@ -22,7 +14,7 @@ local function load_sae(request)
   local job = request.jobs:start("load-sae", args.sae_path, function()
     return saes.loaded(bench:load_sae(path, {
       layer = args.layer_idx, dtype = args.dtype, force = args.force, format = args.format,
-      activation = args.activation, input_scale = args.input_scale, words = words_of(path, args.sae_path),
+      activation = args.activation, input_scale = args.input_scale, words = words.of(path, args.sae_path),
     }))
   end)
   return actions.answer(job, args.wait)

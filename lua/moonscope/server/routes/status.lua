@@ -32,6 +32,8 @@ local function model_status(request)
     add("dtype", model:dtype())
     add("precision", model:precision())
     add("context", model:context())
+    add("d_model", model.config.d_model)
+    add("n_layers", model.config.n_layers)
   end
   add("memoryUsage", { rss_bytes = uv.resident_set_memory() })
   return 200, json.ordered(entries)

@@ -6,6 +6,17 @@ local ms = require "moonscope"
 
 local started = uv.hrtime()
 
+---Of the last answer; null before the first.
+local function speed_of(bench)
+  local speed = bench.speed
+  if not speed then return json.null end
+  return json.ordered {
+    { "prompt_tokens_per_second", speed.prompt_per_second or json.null },
+    { "generated_tokens_per_second", speed.generated_per_second or json.null },
+    { "prompt_tokens", speed.prompt_tokens }, { "generated_tokens", speed.generated_tokens },
+  }
+end
+
 local function system(request)
   local bench, running = request.workbench, 0
   for _, job in ipairs(request.jobs.list) do
@@ -18,7 +29,7 @@ local function system(request)
       { "rss_bytes", uv.resident_set_memory() }, { "free_bytes", uv.get_available_memory and uv.get_available_memory()
         or uv.get_free_memory() }, { "total_bytes", uv.get_total_memory() },
     } },
-    { "answers", bench.n_answers }, { "jobs_running", running },
+    { "speed", speed_of(bench) }, { "answers", bench.n_answers }, { "jobs_running", running },
   }
 end
 

@@ -8,7 +8,9 @@ local reply = require "moonscope.server.reply"
 local MAX_ASKED = 16 -- inferences of one client at a time
 
 ---What a subscription is about: the messages that begin like this.
-local SUBSCRIPTIONS = { patch_updates = "^patch_", model_status = "^model_status$", inference_results = "^inference_" }
+local SUBSCRIPTIONS = {
+  patch_updates = "^patch_", model_status = "^model_status$", inference_results = "^inference_", job_updates = "^job_",
+}
 
 local function send_error(socket, id, message)
   socket:send(json.ordered { { "type", "error" }, { "requestId", id }, { "error", message } })
@@ -29,8 +31,8 @@ local function subscribe(socket, message, muted)
   local pattern = SUBSCRIPTIONS[data.subscriptionType]
   if not pattern or data.action ~= "subscribe" and data.action ~= "unsubscribe" then
     return send_error(socket, message.requestId,
-      "subscription: expected subscriptionType patch_updates, model_status or inference_results, action subscribe or "
-        .. "unsubscribe")
+      "subscription: expected subscriptionType patch_updates, model_status, inference_results or job_updates, action "
+        .. "subscribe or unsubscribe")
   end
   muted[pattern] = data.action == "unsubscribe" or nil
   socket:send(json.ordered {
