@@ -69,7 +69,8 @@ describe("chat.render", function()
     local without = { add_generation_prompt = false }
     assert.equal("{user\nHi}{assistant\n", render({ user "Hi" }, {}))
     assert.equal("{user\nHi}{assistant\n", render({ user "Hi" }, { enable_thinking = true }))
-    assert.equal("{user\nHi}{assistant\n<think>\n\n</think>\n\n", render({ user "Hi" }, { enable_thinking = false }))
+    assert.equal("{user\nHi}{assistant\n<think>\n\n</think>\n\n",
+      render({ user "Hi" }, { enable_thinking = false }))
     assert.equal("{user\nHi}{assistant\n<think>\n\n</think>\n\n a}",
       render({ user "Hi", assistant "\n\n a" }, without))
     assert.equal("{user\nHi}{assistant\n<think>\n b \n</think>\n\na}",
@@ -82,7 +83,8 @@ describe("chat.render", function()
       render({ user "Hi", assistant("\na", "b"), user "Ho" }, {}))
     assert.equal("{user\nHi}{assistant\n<think>\nb\n</think>\n\na}{user\n<tool_response>\n1\n</tool_response>"
       .. "\n<tool_response>\n2\n</tool_response>}{assistant\n",
-      render({ user "Hi", assistant("a", "b"), { role = "tool", content = "1" }, { role = "tool", content = "2" } }, {}))
+      render({ user "Hi", assistant("a", "b"), { role = "tool", content = "1" }, { role = "tool", content = "2" } },
+        {}))
   end)
 
   it("trims what Python calls white space, in linear time", function()

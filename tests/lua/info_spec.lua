@@ -1,6 +1,9 @@
 -- SPDX-License-Identifier: MIT
+local App = require "moonscope.server.app"
 local fixtures = require "fixtures"
 local json = require "moonscope.json"
+local loop = require "moonscope.loop"
+local memory = require "moonscope.memory"
 local process = require "process"
 
 local SAE = fixtures.sae_path
@@ -52,6 +55,24 @@ describe("moonscope info", function()
     result = info(fixtures.model_path, "--context", "1000", "--device", "cpu")
     assert.equal("moonscope: context: found 1000, expected 1 to 512 (the model's max_position_embeddings)\n",
       result.err)
+  end)
+end)
+
+describe("GET /system", function()
+  it("tells the memory that the control groups leave, as the plan does", function()
+    local free, total = memory.of_host()
+    assert.is_true(free > 0 and free <= total)
+    assert.equal(total, select(2, memory.of_device "cpu"))
+    local of_host = memory.of_host
+    local restore <close> = setmetatable({}, { __close = function() memory.of_host = of_host end })
+    memory.of_host = function() return 5, 7 end
+    loop.run(function()
+      local app = assert(App.new { data = { "examples" }, max_answers = 1 })
+      local status, body = app:call("GET", "/system")
+      app:close()
+      body = json.decode(json.encode(body))
+      assert.same({ 200, 5, 7 }, { status, body.memory.free_bytes, body.memory.total_bytes })
+    end)
   end)
 end)
 
