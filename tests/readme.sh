@@ -139,12 +139,12 @@ try_nginx() {
 try() {
   local command=$2
   case "$1 $2" in
-    "sh ./examples/quickstart.sh") patience=280 run "$2" && says_block "== What the model writes" ;;
+    "sh ./examples/quickstart.sh") patience=1200 run "$2" && says_block "== What the model writes" ;;
     "text == What the model writes") ;; # by the line above
     "sh ./tests/run.sh")
       fresh_only "these are tests of their own" || return 0
       not_here "the other tests, which take more than half an hour"
-      patience=280 run "$2 -R '^(c_moon|lua_readme|lua_examples)$'"
+      patience=1200 run "$2 -R '^(c_moon|lua_readme|lua_examples)$'"
       says "100% tests passed, 0 tests failed out of 3"
       ;;
     "sentence examples/01_look_and_steer.lua" | "lua local ms = require"* | "text <|begin_of_text|>"* | "text > t = "*) ;;
@@ -265,7 +265,7 @@ try() {
       ;;
     "sh luarocks "*)
       fresh_only "it builds everything once more; test: rock" || return 0
-      patience=280 run "CMAKE_GENERATOR=Ninja $2"
+      patience=1200 run "CMAKE_GENERATOR=Ninja $2"
       (cd / && LUA_PATH="$HOME/rocks/share/lua/5.4/?.lua;$HOME/rocks/share/lua/5.4/?/init.lua;;" \
         LUA_CPATH="$HOME/rocks/lib/lua/5.4/?.so;;" lua5.4 -e 'print(require("moonscope").version)') >"$work/said"
       (cd / && "$HOME/rocks/bin/moonscope" --version) | grep -qF "$(cat "$work/said")" || fail "the rock does not run"
