@@ -49,9 +49,20 @@ describe("moonscope info", function()
     } })
     assert.same({ 1, "", "moonscope: a/b: no such file or folder here, and from the hub: a/b: not in the cache "
       .. "(moonscope download a/b)\n" }, { result.code, result.out, result.err })
+    result = process.run(process.program, { "info", fixtures.model_path, "Llama-3.1-8B-Instruct-SAE-l19" }, { env = {
+      HF_HUB_CACHE = "/nowhere", HF_ENDPOINT = "http://127.0.0.1:9",
+    } })
+    assert.equal(1, result.code)
+    assert.matches("is not in the cache (/nowhere/models--Goodfire--Llama-3.1-8B-Instruct-SAE-l19), and moonscope info "
+      .. "forbids to download it\n", result.err, 1, true)
     result = info("tests/fixtures/family", "--device", "cpu")
     assert.same({ 1, "moonscope: tests/fixtures/family/config.json: No such file or directory\n" },
       { result.code, result.err })
+    result = info("tests/fixtures/family/mistral", SAE, "--device", "cpu")
+    assert.same({ 1, "", "moonscope: " .. SAE .. ": the SAE's d_model is 128, the model's 32: it was trained on "
+      .. "another model\n" }, { result.code, result.out, result.err })
+    result = info(fixtures.model_path, SAE, "--layer", "6", "--device", "cpu")
+    assert.equal("moonscope: " .. SAE .. ": the SAE reads layer 6, the model's layers are 0 to 5\n", result.err)
     result = info(fixtures.model_path, "--context", "1000", "--device", "cpu")
     assert.equal("moonscope: context: found 1000, expected 1 to 512 (the model's max_position_embeddings)\n",
       result.err)

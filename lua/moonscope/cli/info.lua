@@ -3,6 +3,7 @@ local arguments = require "moonscope.arguments"
 local json = require "moonscope.json"
 local loader = require "moonscope.loader"
 local memory = require "moonscope.memory"
+local places = require "moonscope.places"
 local plain = require("moonscope.terminal").plain
 local resolve = require "moonscope.hub.resolve"
 
@@ -14,15 +15,15 @@ local M = {
 }
 
 function M.configure(parser)
-  parser:argument("model", arguments.MODEL .. " Nothing is downloaded.")
-  parser:argument("sae", arguments.SAE):args "?"
+  parser:argument("model", arguments.MODEL)
+  parser:argument("sae", arguments.SAE .. " Neither is downloaded."):args "?"
 end
 
 local SHAPE = { "n_layers", "d_model", "d_ff", "n_heads", "n_kv_heads", "d_head", "n_vocab", "n_ctx" }
 
 ---The autoencoder beside the model.
 local function look_at_sae(args, plan)
-  local path, message = resolve.sae(args.sae)
+  local path, message = resolve.sae(args.sae, { offline = "moonscope info" })
   if not path then return nil, message end
   local source
   source, message = loader.open(path, {
@@ -30,6 +31,9 @@ local function look_at_sae(args, plan)
   })
   if not source then return nil, message end
   local guard <close> = source.file
+  local fits
+  fits, message = places.check_fit(source, plan)
+  if not fits then return nil, path .. ": " .. message end
   local file_dtype = source.file:info(source.tensors.w_enc[1]).dtype
   local dtype = args.sae_dtype == "file" and file_dtype or args.sae_dtype or plan.dtype
   local sae = {
