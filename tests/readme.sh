@@ -5,7 +5,7 @@
 #   tests/readme.sh --built    with build/release as it is; what would change the system is left out and named
 # The Hub is tests/hub/mock.mjs, with files that stand in for the large ones (tests/readme/stand_ins.lua). What the
 # README shows and `try` has no rule for is a failure.
-set -euo pipefail
+set -Eeuo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=tests/install/scratch.sh
 . tests/install/scratch.sh build/release
@@ -23,6 +23,7 @@ end() {
   forget
 }
 trap end EXIT
+trap 'fail "line $LINENO: $BASH_COMMAND"' ERR
 
 # in_folder FOLDER COMMAND: its two outputs go to $work/said.
 in_folder() {
@@ -103,8 +104,8 @@ start_hub() {
 
 real() { (export PATH=$work/real/bin:$PATH && run_here "$1"); }
 
-# Everything below /usr and /etc that is no package's and nobody's cache.
-installed() { find /usr/local "$HOME" /etc/nginx -type f -o -type l 2>/dev/null | sort; }
+# What lies where no package writes.
+installed() { find /usr/local "$HOME" -type f -o -type l | sort; }
 
 try_installed_package() {
   (cd / && /usr/bin/moonscope --version && /usr/share/moonscope/examples/quickstart.sh "$work/of_the_package") >"$work/said"
