@@ -266,7 +266,7 @@ try() {
       ;;
     "sh luarocks "*)
       fresh_only "it builds everything once more; test: rock" || return 0
-      patience=1200 run "CMAKE_GENERATOR=Ninja $2"
+      patience=1200 run "CMAKE_BUILD_PARALLEL_LEVEL=$(nproc) $2"
       (cd / && LUA_PATH="$HOME/rocks/share/lua/5.4/?.lua;$HOME/rocks/share/lua/5.4/?/init.lua;;" \
         LUA_CPATH="$HOME/rocks/lib/lua/5.4/?.so;;" lua5.4 -e 'print(require("moonscope").version)') >"$work/said"
       (cd / && "$HOME/rocks/bin/moonscope" --version) | grep -qF "$(cat "$work/said")" || fail "the rock does not run"

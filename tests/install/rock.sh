@@ -15,7 +15,7 @@ cd "$work/sources"
 if [ -n "$sanitizers" ]; then
   export CFLAGS="-O1 -g -fsanitize=$sanitizers -fno-sanitize-recover=all" LDFLAGS="-fsanitize=$sanitizers"
 fi
-HOME=$work CMAKE_GENERATOR=Ninja luarocks --lua-version=5.4 make --deps-mode=none rocks/moonscope-scm-1.rockspec \
+HOME=$work CMAKE_BUILD_PARALLEL_LEVEL=$(nproc) luarocks --lua-version=5.4 make --deps-mode=none rocks/moonscope-scm-1.rockspec \
   --tree "$work/tree" >"$work/log" 2>&1 || { tail -30 "$work/log"; exit 1; }
 
 cd /
