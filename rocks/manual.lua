@@ -19,12 +19,13 @@ local function section(command)
   add(".B " .. plain(usage:gsub("%s+", " ")))
   rest = rest:gsub("^[^\n]*\n", ""):gsub(",\n +", ", ") -- "-o <output>,\n   --output <output>" is one label
   for line in rest:gmatch "[^\n]+" do
-    local label, meaning = line:match "^   (%S.*)$", line:match "^      +(%S.*)$"
-    if meaning then
-      add(plain(meaning))
-    elseif label then
+    local label = line:match "^   (%S.*)$" or line:match "^ +(%-.*)$" -- short names stand to the right of long ones
+    local meaning = line:match "^      +(%S.*)$"
+    if label then
       add ".TP"
       add(".B " .. plain(label))
+    elseif meaning then
+      add(plain(meaning))
     end
   end
   return table.concat(lines, "\n")

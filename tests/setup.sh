@@ -34,6 +34,7 @@ lua-busted        runs the Lua tests
 lua-check         luacheck
 luarocks          the module as a rock
 dpkg-dev          which libraries a .deb depends on
+file              which files of a .deb are programs
 libcmocka-dev     C tests
 clang-14          the thread sanitizer and the fuzzers
 libclang-rt-14-dev  their run-time libraries

@@ -167,10 +167,92 @@ local QWEN25_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful
 renderers.chatml, renderers.qwen2 = chatml(), chatml "You are a helpful assistant."
 renderers["qwen2.5"] = chatml(QWEN25_SYSTEM)
 
-local FORMATS = "llama2, llama3, llama3.1, mistral, zephyr, chatml, qwen2 or qwen2.5"
+---Without the line breaks at its start and its end.
+local function unbroken(content) return content:match "^\n*(.*[^\n])" or "" end
 
----Formats whose turns cannot hold a tool's answer.
-local WITHOUT_TOOLS = { llama2 = true, mistral = true, zephyr = true, chatml = true, qwen2 = true, ["qwen2.5"] = true }
+---What an assistant's turn of Qwen 3 says: its thought, apart or in <think>, and its answer.
+local function thought_and_answer(message)
+  local content = message.content
+  if message.reasoning_content then return message.reasoning_content, content end
+  local first = content:find("</think>", 1, true)
+  if not first then return "", content end
+  local thought = content:sub(1, first - 1)
+  return unbroken(thought:match ".*<think>(.*)$" or thought), content:match ".*</think>\n*(.*)$"
+end
+
+---The turn of the last question, which no tool asked; the last turn where there is none.
+local function last_question(messages)
+  for i = #messages, 1, -1 do
+    local content = messages[i].content
+    local of_tool = content:find "^<tool_response>" and content:find "</tool_response>$"
+    if messages[i].role == "user" and not of_tool then return i end
+  end
+  return #messages
+end
+
+local function think(pieces, thought)
+  marker(pieces, "<think>")
+  text(pieces, "\n" .. unbroken(thought) .. "\n")
+  marker(pieces, "</think>")
+  text(pieces, "\n\n")
+end
+
+---An assistant's turn. What it thought before the last question is left out.
+local function qwen3_answer(pieces, message, is_after_question, is_last)
+  local thought, answer = thought_and_answer(message)
+  marker(pieces, "<|im_start|>")
+  text(pieces, "assistant\n")
+  if is_after_question and (is_last or thought ~= "") then
+    think(pieces, thought)
+    answer = answer:match "^\n*(.*)$"
+  end
+  text(pieces, answer)
+  marker(pieces, "<|im_end|>")
+  text(pieces, "\n")
+end
+
+---The answers of tools that follow each other are one turn of the user.
+local function qwen3_tool(pieces, content, is_first, is_last)
+  if is_first then
+    marker(pieces, "<|im_start|>")
+    text(pieces, "user")
+  end
+  text(pieces, "\n")
+  marker(pieces, "<tool_response>")
+  text(pieces, "\n" .. content .. "\n")
+  marker(pieces, "</tool_response>")
+  if is_last then
+    marker(pieces, "<|im_end|>")
+    text(pieces, "\n")
+  end
+end
+
+---Qwen 3, which thinks before it answers unless it is told not to.
+function renderers.qwen3(pieces, messages, opts)
+  local question = last_question(messages)
+  local function is_tool(i) return messages[i] ~= nil and messages[i].role == "tool" end
+  for i, message in ipairs(messages) do
+    if message.role == "assistant" then
+      qwen3_answer(pieces, message, i > question, i == #messages)
+    elseif is_tool(i) then
+      qwen3_tool(pieces, message.content, not is_tool(i - 1), not is_tool(i + 1))
+    else
+      chatml_turn(pieces, message.role, message.content)
+    end
+  end
+  if not opts.add_generation_prompt then return end
+  marker(pieces, "<|im_start|>")
+  text(pieces, "assistant\n")
+  if not opts.enable_thinking then think(pieces, "") end
+end
+
+local FORMATS = "llama2, llama3, llama3.1, mistral, zephyr, chatml, qwen2, qwen2.5 or qwen3"
+
+---What a format's turns can hold besides system, user and assistant.
+local TOOL_ROLES = {
+  llama2 = "", mistral = "", zephyr = "", chatml = "", qwen2 = "", ["qwen2.5"] = "", qwen3 = "tool",
+  llama3 = "tool ipython", ["llama3.1"] = "tool ipython",
+}
 
 ---Marks in a template's text that a format's has, and what others with the same marks have too.
 local MARKS = {
@@ -180,6 +262,8 @@ local MARKS = {
   { "llama2", { "[INST] ", "<<SYS>>", "content.strip()" }, { "[AVAILABLE_TOOLS]" } },
   { "mistral", { "'[INST] ' + message['content'] + ' [/INST]'", "message['content'] + eos_token + ' '" }, { "SYS" } },
   { "zephyr", { "'<|user|>", "'<|system|>", "'<|assistant|>", "+ eos_token" }, { "tool" } },
+  { "qwen3", { "<|im_start|>", "<|im_end|>", "<tool_response>", "<think>\\n\\n</think>\\n\\n", "enable_thinking",
+    "reasoning_content", "last_query_index" }, { "<function" } },
   { "qwen2.5", { "<|im_start|>", "<|im_end|>", QWEN25_SYSTEM }, { "<think>" } },
   { "qwen2", { "<|im_start|>", "<|im_end|>", "You are a helpful assistant." }, { "<think>", "tool" } },
   { "chatml", { "<|im_start|>", "<|im_end|>" }, { "<think>", "tool", "system" } },
@@ -226,27 +310,39 @@ local function check(messages)
     if type(message.content) ~= "string" then
       error(("chat: messages[%d].content: found %s, expected a string"):format(i, type(message.content)), 0)
     end
+    local thought = message.reasoning_content
+    if thought ~= nil and type(thought) ~= "string" then
+      error(("chat: messages[%d].reasoning_content: found %s, expected a string"):format(i, type(thought)), 0)
+    end
   end
 end
 
-local function check_tools(format, messages)
-  for i, message in ipairs(WITHOUT_TOOLS[format] and messages or {}) do
-    if message.role == "tool" or message.role == "ipython" then
-      error(("chat: format %s: messages[%d].role: found %s, expected system, user or assistant"):format(format, i,
-        message.role), 0)
+local function check_roles(format, messages)
+  for i, message in ipairs(messages) do
+    local role = message.role
+    if (role == "tool" or role == "ipython") and not TOOL_ROLES[format]:find(role, 1, true) then
+      local expected = TOOL_ROLES[format] == "" and "system, user or assistant" or "system, user, assistant or tool"
+      error(("chat: format %s: messages[%d].role: found %s, expected %s"):format(format, i, role, expected), 0)
     end
   end
 end
 
 ---How a conversation is told to a model.
 ---@class moonscope.ChatOptions
----@field format string?  "llama2", "llama3", "llama3.1", "mistral", "zephyr", "chatml", "qwen2", "qwen2.5"; `render`
----  needs one
+---@field format string?  "llama2", "llama3", "llama3.1", "mistral", "zephyr", "chatml", "qwen2", "qwen2.5", "qwen3";
+---  `render` needs one
 ---@field date string?  today in the system turn of llama3.1; default "26 Jul 2024"
 ---@field add_generation_prompt boolean?  ends with the head of the assistant's turn; default true
+---@field enable_thinking boolean?  of qwen3: false tells it to answer without a thought; default true
+
+---A turn of a conversation.
+---@class moonscope.ChatMessage
+---@field role "system"|"user"|"assistant"|"tool"|"ipython"
+---@field content string
+---@field reasoning_content string?  of an assistant's turn of qwen3: the thought, where content does not hold it
 
 ---Throws for messages that are none and a format that is unknown.
----@param messages {role: string, content: string}[]
+---@param messages moonscope.ChatMessage[]
 ---@param opts moonscope.ChatOptions
 ---@return string text  as the template writes it
 ---@return moonscope.ChatPiece[] pieces  the same, with markers apart from text
@@ -256,10 +352,11 @@ function M.render(messages, opts)
   if not renderer then
     error(("chat: unknown format %s, expected %s"):format(tostring(opts.format), FORMATS), 0)
   end
-  check_tools(opts.format, messages)
+  check_roles(opts.format, messages)
   local pieces, whole = {}, {}
   renderer(pieces, messages, {
     date = opts.date or DEFAULT_DATE, add_generation_prompt = opts.add_generation_prompt ~= false,
+    enable_thinking = opts.enable_thinking ~= false,
   })
   for i, piece in ipairs(pieces) do whole[i] = piece.marker or piece.text end
   return table.concat(whole), pieces

@@ -129,35 +129,68 @@ local function of_object(object)
   return class and class_text(class)
 end
 
----Members whose name is this, else those in whose name or text it is.
-local function search(word)
-  local same, near = {}, {}
-  local lower = word:lower()
-  for _, class in ipairs(annotations.read().classes) do
-    for _, member in ipairs(class.members) do
-      if member.name == word then
-        same[#same + 1] = member
-      elseif (member.title .. " " .. member.text):lower():find(lower, 1, true) then
-        near[#near + 1] = member
-      end
-    end
-  end
-  return #same > 0 and same or near
+local function field_row(class, field)
+  return { class.title .. "." .. field.name, field.type .. (field.text ~= "" and "  " .. field.text or "") }
 end
 
-local function of_name(name)
-  local asked = name:gsub("^moonscope%.", ""):gsub(":", "."):gsub("%(.*", "")
-  if asked == "moonscope" then asked = "ms" end
-  for _, class in ipairs(annotations.read().classes) do
-    if asked == class.title then return class_text(class) end
-    for _, member in ipairs(class.members) do
-      if asked == class.title .. "." .. member.name then return member_text(member) end
+---Members and fields whose name is this, as rows of a list, and the members; then those in whose name or text it is.
+local function search(word)
+  local same, members, near = {}, {}, {}
+  local lower = word:lower()
+  local function add(name, text, row, member)
+    if name == word then
+      same[#same + 1], members[#members + 1] = row, member
+    elseif text:lower():find(lower, 1, true) then
+      near[#near + 1] = row
     end
   end
-  local found, rows = search(name), {}
-  if #found == 1 then return member_text(found[1]) end
-  for i, member in ipairs(found) do rows[i] = { member.signature, summary(member) } end
-  return #rows > 0 and listed(rows) or nil
+  for _, class in ipairs(annotations.read().classes) do
+    for _, member in ipairs(class.members) do
+      add(member.name, member.title .. " " .. member.text, { member.signature, summary(member) }, member)
+    end
+    for _, field in ipairs(class.fields) do add(field.name, field.name, field_row(class, field)) end
+  end
+  return same, members, near
+end
+
+---What has this title, "Tensor", "Tensor.topk" or "Sae.d_sae", once `fold` has been done to both.
+local function of_title(asked, fold)
+  asked = fold(asked)
+  for _, class in ipairs(annotations.read().classes) do
+    if asked == fold(class.title) then return class_text(class) end
+    for _, member in ipairs(class.members) do
+      if asked == fold(class.title .. "." .. member.name) then return member_text(member) end
+    end
+    for _, field in ipairs(class.fields) do
+      if asked == fold(class.title .. "." .. field.name) then return table.concat(field_row(class, field), "  ") end
+    end
+  end
+end
+
+---Of a name: a title, a member or a field of whatever has one, a title in another case, else a word of the texts.
+local function of_name(name)
+  local asked = name:gsub("^moonscope%.", ""):gsub(":", "."):gsub("%(.*", "")
+  if asked == "" then return nil end
+  if asked == "moonscope" then asked = "ms" end
+  local text = of_title(asked, function(title) return title end)
+  if text then return text end
+  local same, members, near = search(asked:match "[^.]*$") -- "model.n_layers", of whatever model is
+  if #same == 1 and members[1] then return member_text(members[1]) end
+  if #same > 0 and not asked:find "%." then return listed(same) end
+  return of_title(asked, string.lower) or #same > 0 and listed(same) or #near > 0 and listed(near) or nil
+end
+
+local LIBRARIES = { "_G", "coroutine", "debug", "io", "math", "os", "package", "string", "table", "utf8" }
+
+---What Lua itself has.
+local function of_lua(value)
+  for _, library in ipairs(LIBRARIES) do
+    local found = value == package.loaded[library] and library
+    for name, member in pairs(package.loaded[library]) do
+      if member == value and not found then found = library == "_G" and name or library .. "." .. name end
+    end
+    if found then return found .. " is Lua's own: https://www.lua.org/manual/5.4/" end
+  end
 end
 
 local of_kind = { ["function"] = of_function, table = of_table, userdata = of_object, string = of_name }
@@ -169,7 +202,7 @@ function M.text(...)
   if select("#", ...) == 0 or ... == M then return overview() end
   local x = ...
   local of = of_kind[type(x)]
-  local text = of and of(x)
+  local text = of and of(x) or (type(x) == "function" or type(x) == "table") and of_lua(x)
   if text then return text end
   local what = type(x) == "string" and ("%q"):format(x) or type(x) == "nil" and "nil" or "this " .. type(x)
   return ("nothing is known of %s; help() tells what there is"):format(what)

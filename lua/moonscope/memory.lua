@@ -14,6 +14,12 @@ local SIZES = { f32 = 4, f16 = 2, bf16 = 2 }
 ---@return string? code
 function M.of_device(device) return job.insist(core.memory, device) end
 
+---The same of the machine, without waiting for the compute thread: what the control groups leave counts.
+---@return integer? free
+---@return integer|string total  or what is wrong
+---@return string? code
+function M.of_host() return core.host_memory() end
+
 ---A model's config and needs; nothing is loaded.
 ---@param folder string
 ---@param opts {device: string?, precision: string?, context: integer?}

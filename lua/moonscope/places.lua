@@ -72,4 +72,22 @@ function M.feeds_mlp(hook, output)
     and (suffix == ".input" or suffix == ".post_attention")
 end
 
+---Whether an autoencoder can read a model.
+---@param sae {d_model: integer, layer: integer?}
+---@param config {d_model: integer, n_layers: integer}
+---@return true?
+---@return string? message
+---@return string? code
+function M.check_fit(sae, config)
+  if sae.d_model ~= config.d_model then
+    return nil, ("the SAE's d_model is %d, the model's %d: it was trained on another model")
+      :format(sae.d_model, config.d_model), "ESHAPE"
+  end
+  if sae.layer and sae.layer >= config.n_layers then
+    return nil, ("the SAE reads layer %d, the model's layers are 0 to %d")
+      :format(sae.layer, config.n_layers - 1), "ERANGE"
+  end
+  return true
+end
+
 return M

@@ -6,6 +6,7 @@ local loader = require "moonscope.loader"
 local memory = require "moonscope.memory"
 local numbers = require "moonscope.numbers"
 local options = require "moonscope.options"
+local places = require "moonscope.places"
 local tensor = require "moonscope.tensor"
 
 ---@class moonscope.sae
@@ -17,19 +18,6 @@ local Sae = core.types.Sae
 local Features = core.types.Features
 
 local OPTIONS = options.names("model", "layer", "device", "dtype", "format", "activation", "input_scale")
-
-local function check_fit(sae, model)
-  local config = model.config
-  if sae.d_model ~= config.d_model then
-    return nil, ("the SAE's d_model is %d, the model's %d: it was trained on another model")
-      :format(sae.d_model, config.d_model), "ESHAPE"
-  end
-  if sae.layer and sae.layer >= config.n_layers then
-    return nil, ("the SAE reads layer %d, the model's layers are 0 to %d")
-      :format(sae.layer, config.n_layers - 1), "ERANGE"
-  end
-  return true
-end
 
 local DTYPES = options.names("f32", "f16", "bf16", "file")
 
@@ -124,7 +112,7 @@ function M.load_sae(name, opts)
   if not sae then return nil, message, code end
   describe(sae, source, opts)
   if opts.model then
-    fits, message, code = check_fit(sae, opts.model)
+    fits, message, code = places.check_fit(sae, opts.model.config)
     if not fits then
       sae:close()
       return nil, path .. ": " .. message, code

@@ -70,17 +70,19 @@ local function recognized(tokenizer)
   return format
 end
 
-local CHAT = options.names("format", "date", "add_generation_prompt")
+local CHAT = options.names("format", "date", "add_generation_prompt", "enable_thinking")
 
 ---The ids of a conversation in the model's own chat format, with one BOS.
----@param messages {role: "system"|"user"|"assistant"|"tool"|"ipython", content: string}[]
+---@param messages moonscope.ChatMessage[]
 ---@param opts? moonscope.ChatOptions  format: instead of the one that the tokenizer's chat template tells
 ---@return integer[] ids
 function Tokenizer:chat(messages, opts)
   opts = options.check("chat", opts, CHAT)
   local format = opts.format or recognized(self)
-  local _, pieces = chat.render(messages,
-    { format = format, date = opts.date, add_generation_prompt = opts.add_generation_prompt })
+  local _, pieces = chat.render(messages, {
+    format = format, date = opts.date, add_generation_prompt = opts.add_generation_prompt,
+    enable_thinking = opts.enable_thinking,
+  })
   local ids = {}
   for i, piece in ipairs(pieces) do
     if piece.marker then

@@ -8,6 +8,7 @@
 #include "llama/head.h"
 #include "llama/plan.h"
 #include "llama/sampler.h"
+#include "tensor/host_memory.h"
 
 #define LLAMA   "moonscope.Llama"
 #define SESSION "moonscope.Session"
@@ -36,19 +37,38 @@ moon_session *l_session_check(lua_State *L, int index) {
 
 /* Loading */
 
-typedef struct load_task {
-  moon_task task;
-  char *folder;
+/* What a model is loaded from, or planned with. */
+typedef struct model_source {
+  char *folder; /* owned */
   moon_device *device;
   moon_precision precision;
-  int64_t n_ctx;
+  int64_t n_ctx; /* 0: the default */
+} model_source;
+
+/* The arguments (folder, device, precision, n_ctx); 0, or what l_fail pushed. */
+static int read_source(lua_State *L, model_source *from) {
+  static const char *const precisions[] = {"fast", "exact", NULL};
+  const char *folder = l_path_check(L, 1);
+  moon_err err;
+  if (moon_device_find(&from->device, luaL_checkstring(L, 2), &err))
+    return l_fail(L, &err);
+  from->precision = (moon_precision)luaL_checkoption(L, 3, "fast", precisions);
+  from->n_ctx = luaL_checkinteger(L, 4);
+  from->folder = strdup(folder);
+  return from->folder ? 0 : luaL_error(L, "model: not enough memory");
+}
+
+typedef struct load_task {
+  moon_task task;
+  model_source from;
   moon_llama *model;
 } load_task;
 
 static moon_status run_load(moon_task *task, moon_progress *progress, moon_err *err) {
   load_task *t = (load_task *)task;
+  const model_source *from = &t->from;
   (void)progress;
-  return moon_llama_load(&t->model, t->folder, t->device, t->precision, t->n_ctx, err);
+  return moon_llama_load(&t->model, from->folder, from->device, from->precision, from->n_ctx, err);
 }
 
 static int push_load(lua_State *L, moon_task *task) {
@@ -64,25 +84,16 @@ static int push_load(lua_State *L, moon_task *task) {
 static void drop_load(moon_task *task) {
   load_task *t = (load_task *)task;
   moon_llama_release(t->model);
-  free(t->folder);
+  free(t->from.folder);
 }
 
 /* core.load_llama(folder, device, precision, n_ctx) -> job -> Llama; n_ctx 0: the default */
 static int load_llama(lua_State *L) {
   static const l_job_kind kind = {"load_model", sizeof(load_task), run_load,
                                   push_load,    drop_load,         .soft = true};
-  static const char *const precisions[] = {"fast", "exact", NULL};
-  const char *folder = l_path_check(L, 1), *device = luaL_checkstring(L, 2);
   load_task *t = l_job_new(L, &kind);
-  moon_err err;
-  if (moon_device_find(&t->device, device, &err))
-    return l_fail(L, &err);
-  t->precision = (moon_precision)luaL_checkoption(L, 3, "fast", precisions);
-  t->n_ctx = luaL_checkinteger(L, 4);
-  t->folder = strdup(folder);
-  if (!t->folder)
-    return luaL_error(L, "load_model: not enough memory");
-  return l_job_start(L, t);
+  int failed = read_source(L, &t->from);
+  return failed ? failed : l_job_start(L, t);
 }
 
 static void set_integer(lua_State *L, const char *key, int64_t value) {
@@ -166,23 +177,34 @@ static int memory(lua_State *L) {
   return l_job_start(L, t);
 }
 
+/* core.host_memory() -> free bytes, all bytes: what the machine or the control group leaves the
+ * process; no job, since it only reads what the kernel tells in files */
+static int host_memory(lua_State *L) {
+  size_t free_bytes, total;
+  moon_err err;
+  if (moon_host_memory("", &free_bytes, &total, &err))
+    return l_fail(L, &err);
+  lua_pushinteger(L, (lua_Integer)free_bytes);
+  lua_pushinteger(L, (lua_Integer)total);
+  return 2;
+}
+
 typedef struct plan_task {
   moon_task task;
-  char *folder;
-  moon_device *device;
-  moon_precision precision;
-  int64_t n_ctx;
+  model_source from;
   moon_llama_plan plan;
   size_t free_bytes, total;
 } plan_task;
 
 static moon_status run_plan(moon_task *task, moon_progress *progress, moon_err *err) {
   plan_task *t = (plan_task *)task;
+  const model_source *from = &t->from;
   (void)progress;
-  moon_status status = moon_op_memory(t->device, &t->free_bytes, &t->total, err);
+  moon_status status = moon_op_memory(from->device, &t->free_bytes, &t->total, err);
   if (status)
     return status;
-  return moon_llama_plan_make(&t->plan, t->folder, t->device, t->precision, t->n_ctx, err);
+  return moon_llama_plan_make(&t->plan, from->folder, from->device, from->precision, from->n_ctx,
+                              err);
 }
 
 static int push_plan(lua_State *L, moon_task *task) {
@@ -202,13 +224,13 @@ static int push_plan(lua_State *L, moon_task *task) {
   lua_setfield(L, -2, "dtype");
   lua_pushstring(L, moon_dtype_name(p->kv_dtype));
   lua_setfield(L, -2, "kv_dtype");
-  lua_pushstring(L, t->device->name);
+  lua_pushstring(L, t->from.device->name);
   lua_setfield(L, -2, "device");
   return 1;
 }
 
 static void drop_plan(moon_task *task) {
-  free(((plan_task *)task)->folder);
+  free(((plan_task *)task)->from.folder);
 }
 
 /* core.plan_llama(folder, device, precision, n_ctx) -> job -> table: the config and what the model
@@ -216,18 +238,9 @@ static void drop_plan(moon_task *task) {
 static int plan_llama(lua_State *L) {
   static const l_job_kind kind = {"plan_model", sizeof(plan_task), run_plan,
                                   push_plan,    drop_plan,         .soft = true};
-  static const char *const precisions[] = {"fast", "exact", NULL};
-  const char *folder = l_path_check(L, 1), *device = luaL_checkstring(L, 2);
   plan_task *t = l_job_new(L, &kind);
-  moon_err err;
-  if (moon_device_find(&t->device, device, &err))
-    return l_fail(L, &err);
-  t->precision = (moon_precision)luaL_checkoption(L, 3, "fast", precisions);
-  t->n_ctx = luaL_checkinteger(L, 4);
-  t->folder = strdup(folder);
-  if (!t->folder)
-    return luaL_error(L, "plan_model: not enough memory");
-  return l_job_start(L, t);
+  int failed = read_source(L, &t->from);
+  return failed ? failed : l_job_start(L, t);
 }
 
 static int llama_device(lua_State *L) {
@@ -440,11 +453,9 @@ static const luaL_Reg session_metamethods[] = {{"__gc", session_close},
                                                {"__tostring", session_tostring},
                                                {NULL, NULL}};
 
-static const luaL_Reg functions[] = {{"load_llama", load_llama},
-                                     {"plan_llama", plan_llama},
-                                     {"memory", memory},
-                                     {"sample", sample},
-                                     {NULL, NULL}};
+static const luaL_Reg functions[] = {{"load_llama", load_llama}, {"plan_llama", plan_llama},
+                                     {"memory", memory},         {"host_memory", host_memory},
+                                     {"sample", sample},         {NULL, NULL}};
 
 void l_open_llama(lua_State *L) {
   l_register(L, LLAMA, llama_methods, llama_metamethods, true);

@@ -9,10 +9,20 @@
 
 /*
  * Calls the function below its n_args arguments in protected mode, and while it runs Ctrl-C
- * (SIGTERM too) raises the error "interrupted". Returns Lua's status; the results or the message (a
- * string, with a traceback) are on the stack.
+ * (SIGTERM too) raises the error "interrupted": once, so that what ends may clean up, and wherever
+ * it is caught and work goes on. Returns Lua's status; the results or the message (a string, with a
+ * traceback) are on the stack.
  */
 int host_call(lua_State *L, int n_args, int n_results);
+
+/* Ctrl-C raises in this coroutine from now on; returns what it raised in before. */
+lua_State *host_enter(lua_State *coroutine);
+
+/* The coroutine yielded or is over; after Ctrl-C what resumed it does not go on for long either. */
+void host_leave(lua_State *outer);
+
+/* coroutine.resume and coroutine.wrap are such that Ctrl-C reaches what they run. */
+void host_open_coroutines(lua_State *L);
 
 /*
  * A Lua function for an event loop. interrupt_to(thread): Ctrl-C raises in that coroutine from now

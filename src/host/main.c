@@ -250,6 +250,7 @@ static int run(lua_State *L, int argc, char **argv) {
 /* In protected mode, so that an error of the set-up (no memory) is reported too. */
 static int protected_main(lua_State *L) {
   luaL_openlibs(L);
+  host_open_coroutines(L);
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
   lua_pushcfunction(L, luaopen_moonscope_core);
   lua_setfield(L, -2, "moonscope.core");

@@ -28,15 +28,30 @@ said=$(plain LUA_PATH="$there/share/lua/5.4/?.lua;$there/share/lua/5.4/?/init.lu
 # The manual and the completions know each command and option.
 plain "$there/bin/moonscope" --help | sed -n '/^commands:/,$s/^  \([a-z]*\) .*/\1/p' >"$work/commands"
 [ "$(wc -l <"$work/commands")" -ge 9 ] || fail "commands: $(cat "$work/commands")"
-while read -r command; do
-  grep -qx ".SS \"moonscope $command\"" "$there/share/man/man1/moonscope.1" || fail "the manual lacks $command"
-done <"$work/commands"
-! grep '@[A-Z]*@' "$there/share/man/man1/moonscope.1" || fail "the manual has gaps"
 complete_words() { # complete_words WORD...: what bash offers for the last one
   # shellcheck disable=SC2016 # the inner shell expands it
-  bash -c '. "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _moonscope; echo "${COMPREPLY[@]}"' \
+  bash -c '. "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _moonscope; printf "%s\n" "${COMPREPLY[@]}"' \
     sh "$there/share/bash-completion/completions/moonscope" moonscope "$@"
 }
+manual="$there/share/man/man1/moonscope.1"
+# What stands about a command in the manual, and in the function of zsh that completes it.
+section() { sed -n "/^\.SS \"moonscope $1\"/,/^\.S[SH]/p" "$manual" | sed 's/\\-/-/g'; }
+in_zsh() { awk -v name="$1" '$1 == name ")" || $1 == name && $2 == ")" { on = 1 } on; on && /;;/ { exit }' "$zsh"; }
+zsh="$there/share/zsh/site-functions/_moonscope"
+options=0
+while read -r command; do
+  grep -qx ".SS \"moonscope $command\"" "$manual" || fail "the manual lacks $command"
+  complete_words "" | grep -qx -- "$command" || fail "bash does not offer $command"
+  grep -q "^ *\"$command:" "$zsh" || fail "zsh does not offer $command"
+  while read -r option; do
+    options=$((options + 1))
+    section "$command" | grep -q -- "^\.B.*$option\( \|,\|$\)" || fail "the manual lacks $command $option"
+    complete_words "$command" "$option" | grep -qx -- "$option" || fail "bash does not offer $command $option"
+    in_zsh "$command" | grep -q -- "$option\b" || fail "zsh does not offer $command $option"
+  done < <(plain "$there/bin/moonscope" "$command" --help | sed -n 's/^ \{3,13\}\(-.*\)/\1/p' | grep -oE '^(-[a-zA-Z]|--[a-z-]+)|, --[a-z-]+' | tr -d ', ')
+done <"$work/commands"
+[ $options -ge 100 ] || fail "only $options options"
+! grep '@[A-Z]*@' "$there/share/man/man1/moonscope.1" || fail "the manual has gaps"
 [ "$(complete_words gen)" = generate ] || fail "gen becomes $(complete_words gen)"
 [ "$(complete_words features --ht)" = --html ] || fail "--ht becomes $(complete_words features --ht)"
 [ "$(complete_words generate --precision e)" = exact ] || fail "e becomes $(complete_words generate --precision e)"

@@ -3,7 +3,7 @@
 local chat = require "moonscope.chat"
 local ms = require "moonscope"
 
-local FORMATS = "llama2, llama3, llama3.1, mistral, zephyr, chatml, qwen2 or qwen2.5"
+local FORMATS = "llama2, llama3, llama3.1, mistral, zephyr, chatml, qwen2, qwen2.5 or qwen3"
 
 local function user(content) return { role = "user", content = content } end
 
@@ -54,6 +54,37 @@ describe("chat.render", function()
       refused("mistral", { { role = "system", content = "a" }, user "b" }))
     assert.equal("chat: format zephyr: messages[1].role: found tool, expected system, user or assistant",
       refused("zephyr", { { role = "tool", content = "a" } }))
+    assert.equal("chat: format qwen3: messages[1].role: found ipython, expected system, user, assistant or tool",
+      refused("qwen3", { { role = "ipython", content = "a" } }))
+  end)
+
+  it("writes what qwen3 thought since the last question, and nothing where it shall not think", function()
+    local function assistant(content, thought)
+      return { role = "assistant", content = content, reasoning_content = thought }
+    end
+    local function render(messages, opts)
+      opts.format = "qwen3"
+      return (chat.render(messages, opts):gsub("<|im_start|>", "{"):gsub("<|im_end|>\n", "}"))
+    end
+    local without = { add_generation_prompt = false }
+    assert.equal("{user\nHi}{assistant\n", render({ user "Hi" }, {}))
+    assert.equal("{user\nHi}{assistant\n", render({ user "Hi" }, { enable_thinking = true }))
+    assert.equal("{user\nHi}{assistant\n<think>\n\n</think>\n\n",
+      render({ user "Hi" }, { enable_thinking = false }))
+    assert.equal("{user\nHi}{assistant\n<think>\n\n</think>\n\n a}",
+      render({ user "Hi", assistant "\n\n a" }, without))
+    assert.equal("{user\nHi}{assistant\n<think>\n b \n</think>\n\na}",
+      render({ user "Hi", assistant "<think>\n\n b \n\n</think>\n\na" }, without))
+    assert.equal("{user\nHi}{assistant\n<think>\nb\n</think>\n\na}",
+      render({ user "Hi", assistant("\na", "b\n") }, without))
+    assert.equal("{user\nHi}{assistant\na}{user\nHo}{assistant\n",
+      render({ user "Hi", assistant "<think>\nb\n</think>\n\na", user "Ho" }, {}))
+    assert.equal("{user\nHi}{assistant\n\na}{user\nHo}{assistant\n",
+      render({ user "Hi", assistant("\na", "b"), user "Ho" }, {}))
+    assert.equal("{user\nHi}{assistant\n<think>\nb\n</think>\n\na}{user\n<tool_response>\n1\n</tool_response>"
+      .. "\n<tool_response>\n2\n</tool_response>}{assistant\n",
+      render({ user "Hi", assistant("a", "b"), { role = "tool", content = "1" }, { role = "tool", content = "2" } },
+        {}))
   end)
 
   it("trims what Python calls white space, in linear time", function()
@@ -82,6 +113,8 @@ describe("chat.render", function()
       "chat: messages[1].role: found <|eot_id|>, expected system, user, assistant, tool or ipython" },
     { { { role = "user" } }, "chat: messages[1].content: found nil, expected a string" },
     { { user(7) }, "chat: messages[1].content: found number, expected a string" },
+    { { { role = "assistant", content = "", reasoning_content = 7 } },
+      "chat: messages[1].reasoning_content: found number, expected a string" },
   }
   for i = 1, #bad do
     it("refuses messages that are none " .. i, function()

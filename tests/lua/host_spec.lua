@@ -159,16 +159,44 @@ describe("Ctrl-C", function()
     assert.equal("ready cleaned up\n", result.out)
   end)
 
-  it("ends the process when it comes again later", function()
+  it("reaches into coroutines, which are Lua's own but for that", function()
+    interrupted "coroutine.wrap(function() coroutine.wrap(function() ready() while true do end end)() end)()"
+    interrupted "ready() while true do coroutine.resume(coroutine.create(function() while true do end end)) end"
+    local result = run [[
+      local add = coroutine.wrap(function(a) return coroutine.yield(a + 1) * 2 end)
+      print(add(1), add(10), pcall(add))
+      print(pcall(function() coroutine.wrap(function() error "x" end)() end))
+      print(coroutine.resume(coroutine.create(function(...) return ... end), 1, nil, 3))
+      print(pcall(coroutine.resume, 1))
+      print(pcall(coroutine.wrap, 1))
+      local depth = 0
+      local function nest() depth = depth + 1 coroutine.wrap(nest)() end
+      print(pcall(nest), depth > 50)]]
+    assert.equal([[
+2	20	false	cannot resume dead coroutine
+false	SCRIPT:3: SCRIPT:3: x
+true	1	nil	3
+false	bad argument #1 to 'coroutine.resume' (thread expected, got number)
+false	bad argument #1 to 'coroutine.wrap' (function expected, got number)
+false	true
+]], (result.out:gsub("[^%s]+:3:", "SCRIPT:3:")), result.err)
+  end)
+
+  it("ends what catches the error and goes on", function()
+    interrupted "ready() while true do pcall(function() while true do end end) end"
+  end)
+
+  it("ends the process when it comes again and again, and only C runs", function()
     local result = run([[
       local uv = require "luv"
-      pcall(function()
-        io.write "ready" io.flush()
-        while true do end
-      end)
-      uv.sleep(2100)
-      uv.kill(uv.os_getpid(), "sigint")
-      while true do end]], {}, { interrupt_at = "ready" })
+      uv.new_thread(function(pid)
+        local uv = require "luv"
+        for _ = 1, 3 do
+          uv.sleep(2100)
+          uv.kill(pid, "sigint")
+        end
+      end, uv.os_getpid())
+      string.find(("a"):rep(100), ("a?"):rep(100) .. ("a"):rep(100))]], {}, {})
     assert.equal(2, result.signal)
   end)
 

@@ -1,6 +1,9 @@
 -- SPDX-License-Identifier: MIT
+local App = require "moonscope.server.app"
 local fixtures = require "fixtures"
 local json = require "moonscope.json"
+local loop = require "moonscope.loop"
+local memory = require "moonscope.memory"
 local process = require "process"
 
 local SAE = fixtures.sae_path
@@ -46,12 +49,41 @@ describe("moonscope info", function()
     } })
     assert.same({ 1, "", "moonscope: a/b: no such file or folder here, and from the hub: a/b: not in the cache "
       .. "(moonscope download a/b)\n" }, { result.code, result.out, result.err })
+    result = process.run(process.program, { "info", fixtures.model_path, "Llama-3.1-8B-Instruct-SAE-l19" }, { env = {
+      HF_HUB_CACHE = "/nowhere", HF_ENDPOINT = "http://127.0.0.1:9",
+    } })
+    assert.equal(1, result.code)
+    assert.matches("is not in the cache (/nowhere/models--Goodfire--Llama-3.1-8B-Instruct-SAE-l19), and moonscope info "
+      .. "forbids to download it\n", result.err, 1, true)
     result = info("tests/fixtures/family", "--device", "cpu")
     assert.same({ 1, "moonscope: tests/fixtures/family/config.json: No such file or directory\n" },
       { result.code, result.err })
+    result = info("tests/fixtures/family/mistral", SAE, "--device", "cpu")
+    assert.same({ 1, "", "moonscope: " .. SAE .. ": the SAE's d_model is 128, the model's 32: it was trained on "
+      .. "another model\n" }, { result.code, result.out, result.err })
+    result = info(fixtures.model_path, SAE, "--layer", "6", "--device", "cpu")
+    assert.equal("moonscope: " .. SAE .. ": the SAE reads layer 6, the model's layers are 0 to 5\n", result.err)
     result = info(fixtures.model_path, "--context", "1000", "--device", "cpu")
     assert.equal("moonscope: context: found 1000, expected 1 to 512 (the model's max_position_embeddings)\n",
       result.err)
+  end)
+end)
+
+describe("GET /system", function()
+  it("tells the memory that the control groups leave, as the plan does", function()
+    local free, total = memory.of_host()
+    assert.is_true(free > 0 and free <= total)
+    assert.equal(total, select(2, memory.of_device "cpu"))
+    local of_host = memory.of_host
+    local restore <close> = setmetatable({}, { __close = function() memory.of_host = of_host end })
+    memory.of_host = function() return 5, 7 end
+    loop.run(function()
+      local app = assert(App.new { data = { "examples" }, max_answers = 1 })
+      local status, body = app:call("GET", "/system")
+      app:close()
+      body = json.decode(json.encode(body))
+      assert.same({ 200, 5, 7 }, { status, body.memory.free_bytes, body.memory.total_bytes })
+    end)
   end)
 end)
 

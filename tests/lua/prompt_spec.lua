@@ -142,7 +142,7 @@ describe("help", function()
 
   it("says what it does not know", function()
     assert.equal('nothing is known of "nonesuch"; help() tells what there is', help.text "nonesuch")
-    assert.equal("nothing is known of this function; help() tells what there is", help.text(print))
+    assert.equal("nothing is known of this function; help() tells what there is", help.text(function() end))
     assert.equal("nothing is known of nil; help() tells what there is", help.text(nil))
     assert.equal("nothing is known of this number; help() tells what there is", help.text(4))
   end)

@@ -109,6 +109,11 @@ describe("the prompt", function()
     assert_has(out, "\nms.cat(tensors, dim)\n")
     assert_has(out, "\nmoonscope.Tensor\n")
     assert_has(out, "\n  Session ")
+    out = answers("help 'sae.d_sae'", "help 'model.n_layers'", "help(string.format)", "help 'nothing'", "help(7)")
+    assert_has(out, "\nSae.d_sae  integer  how many features it has\n")
+    assert_has(out, "\n  Config.n_layers  integer\n")
+    assert_has(out, "\nstring.format is Lua's own: https://www.lua.org/manual/5.4/\n")
+    assert_has(out, "\nnothing is known of this number; help() tells what there is\n")
   end)
 
   it("stops a generation at Ctrl-C, and the model works on", function()
@@ -119,6 +124,65 @@ describe("the prompt", function()
       "> ", "#model:generate('The fox', {max_tokens = 2, ignore_eos = true}).ids\n", "\n2", "\n")
     assert_has(out, "moonscope: interrupted\n")
     assert_has(out, "\n2\n")
+  end)
+
+  it("stops what coroutines do at Ctrl-C, and what catches the error to go on", function()
+    for _, code in ipairs {
+      "coroutine.wrap(function() print 'go' while true do end end)()",
+      "coroutine.wrap(function() coroutine.wrap(function() print 'go' while true do end end)() end)()",
+      "print 'go' while true do coroutine.resume(coroutine.create(function() while true do end end)) end",
+      "print 'go' while true do pcall(function() while true do end end) end",
+      "print 'go' while true do pcall(error) end",
+      "coroutine.wrap(function() print 'go' while true do pcall(error) end end)()",
+      "loop = require 'moonscope.loop' loop.run(function() coroutine.wrap(function() print 'go' while true do end " ..
+        "end)() end)",
+    } do
+      local out = dialog("> ", code .. "\n", "\ngo", "\3", "moonscope: interrupted", "", "> ", "'alive'\n",
+        "\nalive", "\n")
+      assert.equal(1, select(2, out:gsub("moonscope: interrupted\n", "")), code)
+    end
+  end)
+
+  it("stops at the second Ctrl-C what catches the error around each job", function()
+    local out = dialog("> ", "a, uv = ms.zeros{1000, 1000}, require 'luv'\n", "> ", "print 'go' while true do " ..
+      "if not pcall(a.matmul, a, a) then uv.sleep(250) print('cau' .. 'ght') end end\n", "\ngo", "\3", "caught",
+      "\3", "moonscope: interrupted", "", "> ", "'alive'\n", "\nalive", "\n")
+    assert_has(out, "\nalive\n")
+  end)
+
+  it("resumes after Ctrl-C what slept through it", function()
+    local out = dialog("> ", "co = coroutine.wrap(function() pcall(function() print 'go' while true do end end) " ..
+      "coroutine.yield('cau' .. 'ght') return 'resumed' end)\n", "> ", "co()\n", "\ngo", "\3", "caught", "", "> ",
+      "for i = 1, 2e6 do end\n", "> ", "co()\n", "\nresumed", "\n")
+    assert_has(out, "\nresumed\n")
+  end)
+
+  it("says of an error that is no text what it is", function()
+    local out = answers("error {}", "error(setmetatable({}, {__tostring = function() return 'mine' end}))", "error()")
+    assert_has(out, "moonscope: (the error is a table)\nstack traceback:\n")
+    assert_has(out, "moonscope: mine\nstack traceback:\n")
+    assert_has(out, "moonscope: nil\nstack traceback:\n")
+  end)
+
+  it("prints no text that would move the cursor", function()
+    assert_has(answers("'a\\0b\\27[2Jc\\u{9b}d\\te\\nf é'"), "\na\\x00b\\x1B[2Jc\\u{9B}d\te\nf é\n")
+  end)
+
+  it("prints numbers that are none, tensors without elements or of any dtype, tables that hold themselves", function()
+    local out = answers("ms.tensor{0/0, 1/0, -1/0}", "ms.zeros{0}", "ms.zeros{3, 0}", "ms.tensor(3)",
+      "ms.ones({2}, {dtype = 'bf16'})", "ms.tensor({1.5}, {dtype = 'f16'})", "ms.tensor({1}, {dtype = 'i64'})",
+      "ms.tensor({true, false}, {dtype = 'bool'})", "x = {} x.x = x", "x", "ms.zeros{100000, 1000}")
+    for _, part in ipairs {
+      "f32 [3] cpu\n   nan   inf  -inf\n", "f32 [0] cpu\n", "f32 [3, 0] cpu\n", "f32 [] cpu\n  3\n",
+      "bf16 [2] cpu\n  1  1\n", "f16 [1] cpu\n  1.5\n", "i64 [1] cpu\n  1\n", "bool [2] cpu\n   true  false\n",
+      "{ x = { x = {...} } }\n", "f32 [100000, 1000] cpu\n  0  0  0  ...  0  0  0\n",
+    } do assert_has(out, "\n" .. part) end
+  end)
+
+  it("edits lines that are longer than the terminal is wide, and wide characters", function()
+    local long = ("1 + "):rep(500)
+    assert_has(dialog("> ", long .. "1\n", "\n501", "\n"), "\n501\n")
+    assert_has(dialog("> ", "#'日本語\127x', '日'\n", "\n7\t日", "\n"), "\n7\t日\n")
   end)
 
   it("stops the loop at Ctrl-C, with what its tasks wait for", function()

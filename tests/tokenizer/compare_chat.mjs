@@ -78,21 +78,40 @@ function randomTurns(format) {
   return { messages, opts: { format, add_generation_prompt: below(2) === 0 } };
 }
 
+// Turns with thoughts and tools. The template strips line breaks, @huggingface/jinja all white space: other white
+// space is left out where that counts.
+function randomThoughts() {
+  const { messages, opts } = randomTurns("qwen3");
+  const breaks = () => "\n".repeat(below(3));
+  const solid = () => `a${randomContent()}b`;
+  for (const message of messages) {
+    if (message.role === "system" && message !== messages[0]) message.role = "tool";
+    if (message.role === "user" && !below(3)) message.content = `<tool_response>${randomContent()}</tool_response>`;
+    if (message.role !== "assistant") continue;
+    const thought = breaks() + pick([solid(), ""]) + breaks();
+    message.content = breaks() + solid();
+    if (!below(3)) message.reasoning_content = thought;
+    else if (below(2)) message.content = `${pick(["<think>", ""])}${thought}</think>${message.content}`;
+  }
+  if (below(2)) opts.enable_thinking = below(2) === 0;
+  return { messages, opts };
+}
+
 function compareFormat(format, at, special) {
   const source = readFileSync(`${root}tests/tokenizer/${format}.jinja`, "utf8");
   const template = new Template(source);
   const { bos_token, eos_token } = readJson(at + "/tokenizer_config.json");
   const oracle = new Tokenizer(readJson(at + "/tokenizer.json"), readJson(at + "/tokenizer_config.json"));
-  const some = Array.from({ length: 400 }, () => randomTurns(format));
+  const some = Array.from({ length: 400 }, () => format === "qwen3" ? randomThoughts() : randomTurns(format));
   const all = ask(program, at, [{ template: source }, ...some]);
   const found = new Report();
   found.same(format + ": recognized", all.shift(), { format });
   some.forEach(({ messages, opts }, i) => {
     const what = JSON.stringify({ messages, opts });
     const { text, ids } = all[i];
-    const { add_generation_prompt } = opts;
-    found.same(what, text, template.render({ messages, bos_token, eos_token, add_generation_prompt }));
-    if (messages.some(({ content }) => special.test(content))) return;
+    const { format: _, ...variables } = opts;
+    found.same(what, text, template.render({ messages, bos_token, eos_token, ...variables }));
+    if (messages.some(({ role, content }) => special.test(content) || role !== "assistant" && content.includes("<tool"))) return;
     const whole = oracle.encode(text, { add_special_tokens: format === "zephyr" }).ids;
     found.same(`${what}: ids`, ids, format.match(/chatml|qwen/) ? [ids[0], ...whole] : whole);
   });
@@ -117,6 +136,13 @@ pieces.config = readJson(root + "tests/fixtures/sentencepiece/tokenizer_config.j
 pieces.normalizer = null;
 pieces.pre_tokenizer = { type: "Metaspace", replacement: "\u2581", prepend_scheme: "first", split: false };
 inFolder(pieces, (at) => ["llama2", "mistral", "zephyr"].forEach((format) => compareFormat(format, at, /<s>|<\/s>|<unk>/)));
+
+const qwen3 = readJson(folder + "/tokenizer.json");
+qwen3.config = { ...config, chat_template: undefined };
+["<|im_start|>", "<|im_end|>", "<think>", "</think>", "<tool_response>", "</tool_response>"].forEach((content, i) =>
+  Object.assign(qwen3.added_tokens[i + 1] ?? (qwen3.added_tokens[i + 1] = { ...qwen3.added_tokens[1], id: qwen3.added_tokens[1].id + i }),
+    { content, special: i < 2 }));
+inFolder(qwen3, (at) => compareFormat("qwen3", at, /<\|/));
 
 const chatml = readJson(folder + "/tokenizer.json");
 chatml.config = { ...config, chat_template: undefined };

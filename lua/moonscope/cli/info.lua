@@ -2,6 +2,7 @@
 local arguments = require "moonscope.arguments"
 local json = require "moonscope.json"
 local memory = require "moonscope.memory"
+local places = require "moonscope.places"
 local plain = require("moonscope.terminal").plain
 local resolve = require "moonscope.hub.resolve"
 
@@ -13,19 +14,25 @@ local M = {
 }
 
 function M.configure(parser)
-  parser:argument("model", arguments.MODEL .. " Nothing is downloaded.")
-  parser:argument("sae", arguments.SAE):args "?"
+  parser:argument("model", arguments.MODEL)
+  parser:argument("sae", arguments.SAE .. " Neither is downloaded."):args "?"
 end
 
 local SHAPE = { "n_layers", "d_model", "d_ff", "n_heads", "n_kv_heads", "d_head", "n_vocab", "n_ctx" }
 
 ---The autoencoder beside the model.
 local function look_at_sae(args, plan)
-  local path, message = resolve.sae(args.sae)
+  local path, message = resolve.sae(args.sae, { offline = "moonscope info" })
   if not path then return nil, message end
-  return memory.of_sae_file(path, {
+  local sae
+  sae, message = memory.of_sae_file(path, {
     format = args.format, activation = args.activation, input_scale = args.input_scale, layer = args.layer,
   }, plan.device, plan.dtype, args.sae_dtype)
+  if not sae then return nil, message end
+  local fits
+  fits, message = places.check_fit(sae, plan)
+  if not fits then return nil, path .. ": " .. message end
+  return sae
 end
 
 local function or_null(value) return value == nil and json.null or value end

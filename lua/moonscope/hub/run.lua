@@ -26,6 +26,7 @@ local function new_run(opts, watcher)
   local its_settings, client, message, code
   its_settings, message, code = settings.read()
   if not its_settings then return nil, message, code end
+  its_settings.offline = opts.offline or its_settings.offline
   client, message, code = http.client(its_settings, opts.retry_delay)
   if not client then return nil, message, code end
   return {
@@ -35,7 +36,8 @@ local function new_run(opts, watcher)
 end
 
 ---fn(run, ...) in a task; its nil and failure become nil, message, code.
----@param opts {on_progress: fun(done: integer, total: integer)?, retry_delay: number?}
+---@param opts {on_progress: fun(done: integer, total: integer)?, retry_delay: number?, offline: string?}  offline: who
+---  forbids to ask the network
 ---@param fn function
 ---@return any?
 ---@return string? message

@@ -84,11 +84,18 @@ local function table_text(t)
   return "{\n  " .. table.concat(texts, ",\n  ") .. "\n}"
 end
 
+---A text as it is, but for what would move the cursor or change the terminal.
+local function harmless(text)
+  return (text:gsub("%c", function(char)
+    return (char == "\n" or char == "\t") and char or ("\\x%02X"):format(char:byte())
+  end):gsub("\xC2([\x80-\x9F])", function(char) return ("\\u{%02X}"):format(char:byte()) end))
+end
+
 ---@param value any
 ---@return string
 function M.text(value)
   if type(value) == "table" and not has_text_of_its_own(value) then return table_text(value) end
-  return tostring(value)
+  return type(value) == "string" and harmless(value) or tostring(value)
 end
 
 ---Prints values: in one line where each is one, else one after another.

@@ -2,6 +2,7 @@
 ---GET /system: the machine and the process.
 local uv = require "luv"
 local json = require "moonscope.json"
+local memory = require "moonscope.memory"
 local ms = require "moonscope"
 
 local started = uv.hrtime()
@@ -22,12 +23,13 @@ local function system(request)
   for _, job in ipairs(request.jobs.list) do
     if job.status == "running" then running = running + 1 end
   end
+  local free, total = memory.of_host()
   return 200, json.ordered {
     { "version", ms.version }, { "uptime_seconds", (uv.hrtime() - started) / 1e9 },
     { "devices", json.array(ms.devices()) }, { "instruction_set", ms.instruction_set() },
     { "memory", json.ordered {
-      { "rss_bytes", uv.resident_set_memory() }, { "free_bytes", uv.get_available_memory and uv.get_available_memory()
-        or uv.get_free_memory() }, { "total_bytes", uv.get_total_memory() },
+      { "rss_bytes", uv.resident_set_memory() }, { "free_bytes", free or json.null },
+      { "total_bytes", free and total or json.null },
     } },
     { "speed", speed_of(bench) }, { "answers", bench.n_answers }, { "jobs_running", running },
   }
