@@ -40,6 +40,16 @@ function M.sae(args, model)
   })
 end
 
+---What is wrong with options of an SAE where there is none.
+---@return string?
+function M.without_sae(args)
+  for _, name in ipairs { "sae_dtype", "layer", "format", "activation", "input_scale" } do
+    if args[name] and not args.sae then
+      return ("--%s: needs an SAE, the autoencoder that it is about"):format(name:gsub("_", "-"))
+    end
+  end
+end
+
 ---Says on stderr that --layer is not the layer that the file or SAE_CONFIGS tell. (doctor measures instead.)
 function M.warn_of_layer(sae)
   if not sae.own_layer or sae.own_layer == sae.layer then return end

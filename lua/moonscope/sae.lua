@@ -174,7 +174,7 @@ function Features:strongest(number, top)
   local row = self:finite_row(number)
   table.sort(row, by_activation)
   if top then
-    for i = #row, top + 1, -1 do row[i] = nil end
+    for i = #row, math.min(top, #row) + 1, -1 do row[i] = nil end
   end
   return row
 end

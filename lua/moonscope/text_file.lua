@@ -21,7 +21,7 @@ end
 ---@return string? message
 function M.write(path, text)
   local fd, temporary = uv.fs_mkstemp(path .. ".XXXXXX")
-  if not fd then return nil, ("%s: cannot be written: %s"):format(path, temporary) end
+  if not fd then return nil, ("%s: cannot be written: %s"):format(path, (temporary:gsub(": $", ""))) end
   local ok, message = write_all(fd, text)
   if ok then ok, message = uv.fs_fchmod(fd, tonumber("644", 8)) end
   if ok then ok, message = uv.fs_fsync(fd) end

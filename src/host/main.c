@@ -209,18 +209,28 @@ static int run_piped(lua_State *L, char **argv) {
   return host_interrupted() ? EXIT_SIGNAL + host_interrupted() : answered;
 }
 
-/* require("moonscope.cli").main(argv[first], ...) gives the exit code */
-static int run_command(lua_State *L, int argc, char **argv, int first) {
+/* require("moonscope.cli").main(...) */
+static int call_main(lua_State *L) {
   lua_getglobal(L, "require");
   lua_pushliteral(L, "moonscope.cli");
-  int status = host_call(L, 1, 1);
-  if (status != LUA_OK)
-    return exit_code(L, status);
+  lua_call(L, 1, 1);
   lua_getfield(L, -1, "main");
+  lua_replace(L, -2);
+  lua_insert(L, 1);
+  lua_call(L, lua_gettop(L) - 1, 1);
+  return 1;
+}
+
+/* call_main(argv[first], ...) gives the exit code. It reports its failures itself, but for those
+ * that come before it can: Ctrl-C while it is loaded is one line too. */
+static int run_command(lua_State *L, int argc, char **argv, int first) {
+  lua_pushcfunction(L, call_main);
   luaL_checkstack(L, argc, "too many arguments");
   for (int i = first; i < argc; i++)
     lua_pushstring(L, argv[i]);
-  status = host_call(L, argc - first, 1);
+  int status = host_call(L, argc - first, 1);
+  if (status != LUA_OK && host_interrupted())
+    lua_pushliteral(L, "interrupted");
   if (status != LUA_OK || host_interrupted())
     return exit_code(L, status);
   return (int)lua_tointeger(L, -1);

@@ -27,7 +27,12 @@ static moon_status get_count(int64_t *out, const json_t *object, const char *fie
   const json_t *value = json_object_get(object, field);
   if ((!value || json_is_null(value)) && fallback > 0)
     return *out = fallback, MOON_OK;
-  if (!json_is_integer(value) || json_integer_value(value) < 1 || json_integer_value(value) > limit)
+  if (json_is_integer(value) && json_integer_value(value) > limit) {
+    char expected[48];
+    snprintf(expected, sizeof expected, "%lld at most", (long long)limit);
+    return bad(err, MOON_EFORMAT, field, expected, value);
+  }
+  if (!json_is_integer(value) || json_integer_value(value) < 1)
     return bad(err, MOON_EFORMAT, field, "a positive whole number", value);
   return *out = json_integer_value(value), MOON_OK;
 }

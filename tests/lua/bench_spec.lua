@@ -87,6 +87,24 @@ describe("moonscope bench", function()
     assert.is_true(result.ms < 5000) -- it did not wait for that program
   end)
 
+  local function made_by(code, tmpdir)
+    return process.moonscope({ "-e", ([[
+      %s
+      local run <close> = require("moonscope.bench").new { shape = "tiny", precision = "fast", rounds = 1 }
+      print(run.folder)]]):format(code) }, { env = { TMPDIR = tmpdir } })
+  end
+
+  it("leaves nothing where it ends before it has begun", function()
+    local result = made_by([[require("moonscope.bench.limits").new = function() error("too early", 0) end]], folder)
+    assert.equal(1, result.code)
+    assert.matches("^moonscope: too early\n", result.err)
+  end)
+
+  it("takes an empty TMPDIR for none", function()
+    assert.matches("^/tmp/moonscope%-bench%-%w+\n$", made_by("", "").out)
+    assert.equal(folder .. "/", made_by("", folder).out:match "^.*/")
+  end)
+
   it("says which program a kind needs", function()
     local environment = { PATH = folder, TMPDIR = folder }
     local result = process.moonscope({ "bench", "http", "--shape", "tiny" }, { env = environment })

@@ -41,6 +41,8 @@ describe("moonscope COMMAND", function()
       { { "--model", "m", "--prompt", "p", "--layer", "-1" }, "layer: found -1, expected a number from 0" },
       { { "--model", "m", "--prompt", "p", "--edit", "-1:add:3" }, "'-1:add:3' is no edit; expected FEATURE" },
       { { "--model", "m", "--prompt", "p", "--edit", "1:add:3" }, "--edit: needs --sae" },
+      { { "--model", "m", "--prompt", "p", "--layer", "3" }, "--layer: needs an SAE" },
+      { { "--model", "m", "--prompt", "p", "--sae-dtype", "f32" }, "--sae-dtype: needs an SAE" },
       { { "--model", "m", "--prompt", "p", "--seed", "1.5" }, "'1.5' is not a whole number from 0" },
       { { "--model", "m", "--prompt", "p", "--log-level", "loud" },
         "'--log-level' must be one of 'error', 'warn', 'info', 'debug'" },

@@ -137,6 +137,16 @@ describe("Ctrl-C", function()
     return result
   end
 
+  it("ends a command while its files are loaded, in one line", function()
+    local folder = fixtures.folder()
+    fixtures.write(folder .. "/argparse.lua", "io.write 'ready' io.flush() while true do end")
+    local result = process.moonscope({ "info", "x" }, {
+      interrupt_at = "ready", env = { LUA_PATH = folder .. "/?.lua;;" },
+    })
+    fixtures.remove(folder)
+    assert.same({ 130, "moonscope: interrupted\n" }, { result.code, result.err })
+  end)
+
   it("ends Lua code", function() interrupted "ready() while true do end" end)
 
   it("ends a wait for a job, and cancels the job", function()

@@ -63,6 +63,9 @@ describe("moonscope info", function()
       .. "another model\n" }, { result.code, result.out, result.err })
     result = info(fixtures.model_path, SAE, "--layer", "6", "--device", "cpu")
     assert.equal("moonscope: " .. SAE .. ": the SAE reads layer 6, the model's layers are 0 to 5\n", result.err)
+    result = info(fixtures.model_path, "--layer", "3")
+    assert.same({ 2, "moonscope: info: --layer: needs an SAE, the autoencoder that it is about (see moonscope info "
+      .. "--help)\n" }, { result.code, result.err })
     result = info(fixtures.model_path, "--context", "1000", "--device", "cpu")
     assert.equal("moonscope: context: found 1000, expected 1 to 512 (the model's max_position_embeddings)\n",
       result.err)

@@ -111,6 +111,9 @@ describe("load_model", function()
     assert.equal("FOLDER: config.json: hidden_size: found -1, expected a positive whole number", message)
     assert.equal("EFORMAT", code)
 
+    message = refused { ["config.json"] = fixtures.config('"hidden_size": 128', '"hidden_size": 99999999') }
+    assert.equal("FOLDER: config.json: hidden_size: found 99999999, expected 16777216 at most", message)
+
     message, code = refused { ["config.json"] = fixtures.config('"num_hidden_layers": 6', '"num_hidden_layers": 7') }
     assert.equal("FOLDER: has no tensor model.layers.6.input_layernorm.weight, which config.json asks for", message)
     assert.equal("EFORMAT", code)

@@ -347,6 +347,7 @@ describe("features.of_prompt", function()
       assert.same({ number - 1, out.ids[number], model.tokenizer:token(out.ids[number]), fired:count(number) },
         { token.position, token.id, token.token, token.l0 })
       assert.same(fired:strongest(number, 2), token.features)
+      assert.same(fired:strongest(number), fired:strongest(number, math.maxinteger))
       assert.same(fired:row(number), fired:finite_row(number))
     end
     fired:close()

@@ -507,6 +507,9 @@ describe("/doctor", function()
       assert.same({ "cancelled", 0 }, { job.status, app.workbench.n_answers })
       assert_refused({ 404, "ENOENT", "layer_idx" }, call("POST", "/doctor", { layer_idx = 1 }))
       assert_refused({ 422, "EINVAL", "text" }, call("POST", "/doctor", { text = 5 }))
+      for _, text in ipairs { "", "too short", ("<|end_of_text|>"):rep(40) } do
+        assert_refused({ 400, "EINVAL" }, call("POST", "/doctor", { text = text }))
+      end
       assert.equal(200, (call("POST", "/unload-model")))
       assert_refused({ 404, "ENOENT", "layer_idx" }, call("POST", "/doctor", {}))
     end)

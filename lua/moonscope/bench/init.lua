@@ -32,19 +32,26 @@ local LARGE = 1 << 30
 local Bench = {}
 Bench.__index = Bench
 
+---The path of an empty folder.
+local function new_folder()
+  local variable = os.getenv "TMPDIR"
+  local parent = variable and variable ~= "" and variable or "/tmp"
+  local folder, message = uv.fs_mkdtemp(parent .. "/moonscope-bench-XXXXXX")
+  if not folder then error(("bench: TMPDIR: %s: no folder can be made there: %s"):format(parent, message), 0) end
+  return folder
+end
+
 ---@param opts {shape: string, layers: integer?, precision: string, rounds: integer,
 ---  on_line: fun(line: moonscope.bench.Line), peers: table<string, fun(): number>?}
 ---  peers: others that do a work as well, by its name and in its unit; with them, no other work is measured
 ---@return moonscope.bench.Bench  to be closed
 function M.new(opts)
-  local parent = os.getenv "TMPDIR" or "/tmp"
-  local folder, message = uv.fs_mkdtemp(parent .. "/moonscope-bench-XXXXXX")
-  if not folder then error(("bench: TMPDIR: %s: no folder can be made there: %s"):format(parent, message), 0) end
-  return setmetatable({
+  local self = {
     shape = shapes.shape(opts.shape, opts.layers), precision = opts.precision, n_rounds = opts.rounds,
-    limits = limits.new(MEMORY[opts.shape] or LARGE), folder = folder, report_line = opts.on_line,
-    peers = opts.peers,
-  }, Bench)
+    limits = limits.new(MEMORY[opts.shape] or LARGE), report_line = opts.on_line, peers = opts.peers,
+  }
+  self.folder = new_folder() -- last: whoever closes it does not have it yet where something before fails
+  return setmetatable(self, Bench)
 end
 
 ---Runs a kind.

@@ -88,6 +88,7 @@ end
 function M.check(args)
   if args.compare and #args.edit == 0 then return "--compare: needs --edit, what the second text is written with" end
   if #args.edit > 0 and not args.sae then return "--edit: needs --sae, the autoencoder whose feature it changes" end
+  return arguments.without_sae(args)
 end
 
 function M.run(args)

@@ -18,6 +18,8 @@ function M.configure(parser)
   parser:argument("sae", arguments.SAE .. " Neither is downloaded."):args "?"
 end
 
+M.check = arguments.without_sae
+
 local SHAPE = { "n_layers", "d_model", "d_ff", "n_heads", "n_kv_heads", "d_head", "n_vocab", "n_ctx" }
 
 ---The autoencoder beside the model.

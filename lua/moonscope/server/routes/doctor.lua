@@ -3,6 +3,7 @@
 local ms = require "moonscope"
 local report = require "moonscope.doctor.report"
 local actions = require "moonscope.server.actions"
+local errors = require "moonscope.server.errors"
 local saes = require "moonscope.server.saes"
 
 local MAX_TEXT, MAX_TOKENS = 1 << 20, 8192
@@ -11,7 +12,7 @@ local function examine(job, request, layer)
   local bench, text = request.workbench, request.args.text
   local guard <close> = setmetatable({}, { __close = function() bench:leave(coroutine.running()) end })
   local use = bench:enter()
-  local found = assert(ms.doctor(use.model, use:sae(layer).sae, {
+  local found = errors.check(ms.doctor(use.model, use:sae(layer).sae, {
     text = text, tokens = MAX_TOKENS, on_progress = function(done, total) job:report(done, total, "tokens") end,
   }))
   found.model, found.sae = request.paths:shown(found.model), request.paths:shown(found.sae)
