@@ -12,7 +12,7 @@ deb=$work/cpack/moonscope_${version}_amd64.deb
 depends=$(dpkg-deb -f "$deb" Depends)
 for package in libc6 libedit2 libgomp1 libjansson4 liblua5.4-0 libmicrohttpd12 libpcre2-8-0 libssl3 libwslay1 zlib1g \
   libcurl4 lua-argparse lua-cjson lua-luv; do
-  echo ", $depends" | grep -q ", $package\( \|,\|$\)" || fail "Depends lacks $package: $depends"
+  echo ", $depends" | grep ", $package\( \|,\|$\)" >/dev/null || fail "Depends lacks $package: $depends"
 done
 
 root=$work/root

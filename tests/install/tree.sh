@@ -41,13 +41,13 @@ zsh="$there/share/zsh/site-functions/_moonscope"
 options=0
 while read -r command; do
   grep -qx ".SS \"moonscope $command\"" "$manual" || fail "the manual lacks $command"
-  complete_words "" | grep -qx -- "$command" || fail "bash does not offer $command"
+  complete_words "" | grep -x -- "$command" >/dev/null || fail "bash does not offer $command"
   grep -q "^ *\"$command:" "$zsh" || fail "zsh does not offer $command"
   while read -r option; do
     options=$((options + 1))
-    section "$command" | grep -q -- "^\.B.*$option\( \|,\|$\)" || fail "the manual lacks $command $option"
-    complete_words "$command" "$option" | grep -qx -- "$option" || fail "bash does not offer $command $option"
-    in_zsh "$command" | grep -q -- "$option\b" || fail "zsh does not offer $command $option"
+    section "$command" | grep -- "^\.B.*$option\( \|,\|$\)" >/dev/null || fail "the manual lacks $command $option"
+    complete_words "$command" "$option" | grep -x -- "$option" >/dev/null || fail "bash does not offer $command $option"
+    in_zsh "$command" | grep -- "$option\b" >/dev/null || fail "zsh does not offer $command $option"
   done < <(plain "$there/bin/moonscope" "$command" --help | sed -n 's/^ \{3,13\}\(-.*\)/\1/p' | grep -oE '^(-[a-zA-Z]|--[a-z-]+)|, --[a-z-]+' | tr -d ', ')
 done <"$work/commands"
 [ $options -ge 100 ] || fail "only $options options"

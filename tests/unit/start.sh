@@ -54,12 +54,12 @@ url=${line#Listening on }
 read -r -t 60 -u 3 line && [ "$line" = READY=1 ] || fail "found '$line', expected READY=1"
 
 ask() { curl -sS --max-time 60 -H "Content-Type: application/json" -X POST "$url/$1" -d "$2"; }
-ask load-model '{"model_name": "tiny"}' | grep -q '"success":true' || fail "the model does not load"
+ask load-model '{"model_name": "tiny"}' | grep '"success":true' >/dev/null || fail "the model does not load"
 answer=$(ask load-goodfire-sae '{"sae_name": "Moonscope-Tiny-Llama-SAE-l3"}')
 made=saes/Moonscope-Tiny-Llama-SAE-l3/sae_layer_3
-echo "$answer" | grep -q "\"path\":\"$made.safetensors\"" || fail "not converted: $answer"
-ask inference '{"text": "The red fox", "max_length": 4}' | grep -q '"generated_text"' || fail "no inference"
-ask export-patches '{"output_path": "patches.json"}' | grep -q '"success":true' || fail "nothing written"
+echo "$answer" | grep "\"path\":\"$made.safetensors\"" >/dev/null || fail "not converted: $answer"
+ask inference '{"text": "The red fox", "max_length": 4}' | grep '"generated_text"' >/dev/null || fail "no inference"
+ask export-patches '{"output_path": "patches.json"}' | grep '"success":true' >/dev/null || fail "nothing written"
 for name in "$made.safetensors" "${made}_metadata.json" patches.json; do
   [ "$(stat -c "%U %a" "$state/data/$name")" = "nobody 600" ] || fail "$name: $(ls -l "$state/data/$name")"
 done
