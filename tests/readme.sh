@@ -130,7 +130,7 @@ try_nginx() {
   local url=http://127.0.0.1:18080
   run "curl -sS --fail -H 'Host: workbench.example' -H 'Origin: http://workbench.example' $url/api/health"
   says '"status":"healthy"'
-  run "curl -sS --fail -H 'Host: workbench.example' $url/ | head -c 1000"
+  run "curl -sS --fail -H 'Host: workbench.example' $url/"
   says "<title>"
   run "nginx -s stop"
   stop_serving
