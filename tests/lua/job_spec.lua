@@ -3,7 +3,7 @@ local ms = require "moonscope"
 local core = require "moonscope.core"
 local job = require "moonscope.job"
 
----n jobs, each of some hundredths of a second.
+---n jobs, each of a few thousandths of a second at least.
 local function line_of(n)
   local a, jobs = ms.zeros { 700, 700 }, {}
   for i = 1, n do jobs[i] = core.types.Tensor._matmul(a, a) end
@@ -77,7 +77,7 @@ describe("a job", function()
     local calls = {}
     local function watcher(...) calls[#calls + 1] = table.pack(...) end
     repeat
-      job.watch(watcher, job.await, line_of(10)[10])
+      job.watch(watcher, job.await, line_of(60)[60])
     until #calls > 0
     assert.same({ "integer", "integer" }, { math.type(calls[1][1]), math.type(calls[1][2]) })
     local n = #calls
