@@ -58,7 +58,7 @@ typedef struct query_rows {
 
 /* Columns [0, n) of a row that is read AHEAD rows later, on their way to the second cache. */
 INLINE void fetch_row(moon_dtype dtype, const void *row, int64_t n) {
-  for (int64_t i = 0; i < n; i += CACHE_LINE / (dtype == MOON_F32 ? 4 : 2))
+  for (int64_t i = 0; i < n; i += CACHE_LINE / size_of(dtype))
     __builtin_prefetch(at(dtype, row, i), 0, 2);
 }
 

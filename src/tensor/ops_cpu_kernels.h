@@ -85,9 +85,14 @@ INLINE void axpy(float *y, float a, moon_dtype dtype, const void *w, int64_t n) 
     }                                     \
   } while (0)
 
+/* Bytes of an element of weights or activations: a constant where dtype is one. */
+INLINE int64_t size_of(moon_dtype dtype) {
+  return dtype == MOON_F32 ? 4 : 2;
+}
+
 /* Address of element i of a weight. */
 INLINE const void *at(moon_dtype dtype, const void *w, int64_t i) {
-  return (const char *)w + i * (dtype == MOON_F32 ? 4 : 2);
+  return (const char *)w + i * size_of(dtype);
 }
 
 static bool worth_threads(int64_t multiply_adds) {

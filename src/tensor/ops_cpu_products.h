@@ -60,7 +60,7 @@ INLINE const void *piece_of(const activations *x, int64_t m, int64_t k, int64_t 
   int64_t first = k / x->piece * x->piece;
   *stride = x->K - first < x->piece ? x->K - first : x->piece;
   int64_t i = x->M * first + m * *stride + k - first;
-  return (const char *)x->data + i * (x->dtype == MOON_F32 ? 4 : 2);
+  return at(x->dtype, x->data, i);
 }
 
 /* What a tile reads: n_x and n_w (constants) rows, K long. Where `ahead` is set, FETCHED_ROWS rows
@@ -80,7 +80,7 @@ typedef struct reading {
  * of the bandwidth: the first cache has room for few lines on their way, the second is not near
  * enough. */
 INLINE void fetch_ahead(const reading *t, int64_t i) {
-  int64_t size = t->dtype == MOON_F32 ? 4 : 2, offset = i * size;
+  int64_t size = size_of(t->dtype), offset = i * size;
   if (!t->ahead)
     return;
   for (int j = 0; j < FETCHED_ROWS; j++) {
@@ -308,7 +308,7 @@ INLINE void fill_panel(float *panel, const reading *t) {
 INLINE void few_rows(sums *out, const area *a, bool bf16, int64_t piece) {
   int64_t K = a->x->K, n_pieces = (K + piece - 1) / piece;
   int64_t n_tiles = (a->columns + TILE_W - 1) / TILE_W * n_pieces;
-  reading t = {.dtype = a->dtype, .ahead_stride = K * (a->dtype == MOON_F32 ? 4 : 2)};
+  reading t = {.dtype = a->dtype, .ahead_stride = K * size_of(a->dtype)};
   for (int64_t tile = 0; tile < n_tiles; tile++) {
     int64_t i = tile / n_pieces * TILE_W, k = tile % n_pieces * piece;
     choose_rows(&t, a, i, TILE_W, k, piece);
@@ -328,22 +328,21 @@ INLINE void many_rows(sums *out, const area *a, bool bf16, int64_t piece, bool w
   _Alignas(CACHE_LINE) float panel[PANEL_W * K_BLOCK];
   const int n_x = wide ? PANEL_X : TILE_X, n_w = wide ? PANEL_W : TILE_W;
   int64_t K = a->x->K, n_tiles = (a->rows + n_x - 1) / n_x;
-  reading t = {
-      .dtype = a->dtype, .ahead_stride = K * (a->dtype == MOON_F32 ? 4 : 2), .panel = panel};
+  reading t = {.dtype = a->dtype, .ahead_stride = K * size_of(a->dtype), .panel = panel};
   for (int64_t k = 0; k < K; k += piece)
     for (int64_t i = 0; i < a->columns; i += n_w) {
       choose_rows(&t, a, i, n_w, k, piece);
       if (wide && a->dtype != MOON_F32)
         fill_panel(panel, &t);
       t.far = t.ahead = (const char *)t.w[0] + n_w * t.ahead_stride;
-      int64_t lines = t.K * (a->dtype == MOON_F32 ? 4 : 2) / CACHE_LINE + 1;
+      int64_t lines = t.K * size_of(a->dtype) / CACHE_LINE + 1;
       fetching f = {.row = t.ahead,
                     .lines = lines,
                     .stride = t.ahead_stride,
                     .share = (PANEL_W * lines + n_tiles - 1) / n_tiles,
                     .left = PANEL_W * lines};
       const char *x = piece_of(a->x, a->m, k, &t.x_stride);
-      int64_t x_step = n_x * t.x_stride * (a->x->dtype == MOON_F32 ? 4 : 2);
+      int64_t x_step = n_x * t.x_stride * size_of(a->x->dtype);
       for (int64_t tile = 0; tile < n_tiles; tile++) {
         int64_t r = tile * n_x;
         if (!wide && tile > 0)
