@@ -235,7 +235,7 @@ static void many_in_tiles(tile_sums *out, const activations *x, const moon_tenso
     copy_step(panels[0] + s * PAIR * TILE_K, &share.next, 0, PAIR, s);
   for (int64_t i = 0; i < high * wide; i++) {
     int64_t j = i % high * 2, k = i / high * TILES_PIECE;
-    int64_t end = K - k < TILES_PIECE ? K - k : TILES_PIECE;
+    int64_t length = share.next.length; /* that of this panel now */
     panel_at(&share.next, w, n, columns, i + 1);
     panel_at(&share.far, w, n, columns, i + 2);
     share.to = panels[(i + 1) % 2];
@@ -246,7 +246,7 @@ static void many_in_tiles(tile_sums *out, const activations *x, const moon_tenso
       share.first = PAIR * p / pairs;
       share.last = PAIR * (p + 1) / pairs;
       begin_sums(&out->at[2 * p][j], &out->at[2 * p + 1][j], k == 0);
-      for (int64_t s = 0; s * TILE_K < end; s++) {
+      for (int64_t s = 0; s * TILE_K < length; s++) {
         multiply_step(in + s * 2 * TILE_SIZE, panels[i % 2] + s * 2 * TILE_SIZE, 64, true);
         do_share(&share, s);
       }
